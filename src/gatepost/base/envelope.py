@@ -1,0 +1,76 @@
+"""Who speaks, and what the envelope says: the facts of one transaction."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gatepost.base.address import Address, ReversePath
+from gatepost.base.clock import Instant
+from gatepost.base.ids import MailId
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A finished handshake, as the Received header and the diary tell it."""
+
+    version: str
+    cipher: str
+    bits: int
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The other end of an SMTP session. `ip` is normalised text (v4-mapped IPv6 becomes IPv4)."""
+
+    ip: str
+    port: int
+    local_ip: str
+    local_port: int
+    listener: str
+    tag: str = ""
+    helo: str = ""
+    esmtp: bool = False
+    rdns: str = ""
+    """The name of a PTR record that points back to `ip` (FCrDNS); empty when there is none."""
+    tls: Tls | None = None
+    user: str = ""
+    """The account that authenticated, as `local@domain`; empty for none."""
+
+    @property
+    def loopback(self) -> bool:
+        """Tell whether it comes from this machine over loopback."""
+        return self.ip.startswith("127.") or self.ip == "::1"
+
+
+class Notify(Enum):
+    """When the sender wants a DSN (RFC 3461 §4.1)."""
+
+    NEVER = "NEVER"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    DELAY = "DELAY"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One forward-path with its DSN parameters; `notify` None means none was given."""
+
+    address: Address
+    notify: frozenset[Notify] | None = None
+    orcpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One mail's envelope. `declared_size` is octets by SIZE= or 0."""
+
+    id: MailId
+    received_at: Instant
+    sender: ReversePath
+    recipients: tuple[Recipient, ...]
+    eight_bit: bool = False
+    smtputf8: bool = False
+    declared_size: int = 0
+    ret: str = ""
+    """`FULL`, `HDRS` or empty (RFC 3461 §4.3)."""
+    envid: str = ""
