@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""The developer's door: `python3 dev.py try` shows gatepost, `python3 dev.py test` proves it.
+
+Needs python3 >= 3.11 with venv and a package index that pip reaches; everything else is set up here, in
+`.venv` beside this file. Where root and apt are there, `test` also installs the real programs that the tests
+talk to; where not, it says at the end which tests were left out and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+VENV: Final = HERE / ".venv"
+RUNTIME_LOCK: Final = HERE / "requirements.lock"
+DEV_LOCK: Final = HERE / "requirements-dev.lock"
+PEERS: Final = {  # Debian package -> a program it brings, which is how we know that it is there
+    "curl": "curl",
+    "gcc": "gcc",
+    "isync": "mbsync",
+    "msmtp": "msmtp",
+    "neomutt": "neomutt",
+    "openssl": "openssl",
+    "postgresql": "/usr/lib/postgresql/15/bin/postgres",
+    "strace": "strace",
+    "swaks": "swaks",
+    "libio-socket-ssl-perl": "/usr/share/perl5/IO/Socket/SSL.pm",
+    "util-linux": "setpriv",
+}
+OTHER_PYTHONS: Final = ("3.11", "3.12", "3.13")
+
+
+def main() -> int:
+    """Parse the command line and run one command; return its exit status."""
+    if sys.version_info < (3, 11):  # noqa: UP036  (this file may be started by any python3)
+        print(f"gatepost needs Python 3.11 or later; this is {sys.version.split()[0]}", file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(prog="dev.py", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    trial = commands.add_parser("try", help="install, then play the three mail flows on loopback")
+    trial.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to `gatepost try`")
+    test = commands.add_parser("test", help="install, then run every check and test")
+    test.add_argument("--deep", action="store_true", help="run the long sweeps whole")
+    test.add_argument("--fast", action="store_true", help="this Python only, no real processes or programs")
+    commands.add_parser("docs", help="write the generated pages of docs/ anew")
+    commands.add_parser("lock", help="resolve the dependencies anew (needs uv)")
+    options = parser.parse_args()
+    match options.command:
+        case "try":
+            install(VENV, sys.executable, RUNTIME_LOCK)
+            return subprocess.call([VENV / "bin" / "gatepost", "try", *options.arguments])
+        case "test":
+            return test_everything(deep=options.deep, fast=options.fast)
+        case "docs":
+            install(VENV, sys.executable, DEV_LOCK)
+            return subprocess.call([VENV / "bin" / "python", "-m", "tests.pages"], cwd=HERE)
+        case _:
+            return lock()
+
+
+def install(venv: Path, python: str, requirements: Path) -> None:
+    """Make `venv` hold exactly what `requirements` names; does nothing when it already does."""
+    wanted = _fingerprint(requirements)
+    stamp = venv / ".gatepost-lock"
+    installed = stamp.read_text().split() if stamp.exists() else []
+    if wanted in installed:
+        return
+    print(f"Installing into {venv.relative_to(HERE)} from {requirements.name} ...", flush=True)
+    if not (venv / "bin" / "python").exists():
+        subprocess.run([python, "-m", "venv", venv], check=True)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    wheels = ["--only-binary", ":all:"] if requirements == RUNTIME_LOCK else []  # two test oracles are source only
+    subprocess.run([*pip, "--require-hashes", *wheels, "-r", requirements], check=True)
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "-e", HERE], check=True)
+    also = [_fingerprint(RUNTIME_LOCK)] if requirements == DEV_LOCK else []
+    stamp.write_text("\n".join([wanted, *also]))
+
+
+def _fingerprint(requirements: Path) -> str:
+    return hashlib.sha256(requirements.read_bytes() + (HERE / "pyproject.toml").read_bytes()).hexdigest()
+
+
+def test_everything(*, deep: bool, fast: bool) -> int:
+    """Run format, lint, types, layers and tests; return 0 when all of them pass."""
+    began = time.monotonic()
+    install(VENV, sys.executable, DEV_LOCK)
+    required = False if fast else install_peers()
+    bin_ = VENV / "bin"
+    environment = os.environ | {"GATEPOST_PEERS": "required" if required else "optional"}
+    marks = "not process and not peer and not deep" if fast else "" if deep else "not deep"
+    steps: list[tuple[str, list[str | Path]]] = [
+        ("format", [bin_ / "ruff", "format", "--check", "."]),
+        ("lint", [bin_ / "ruff", "check", "."]),
+        ("types", [bin_ / "mypy"]),
+        ("layers", [bin_ / "lint-imports", "--no-cache"]),
+        ("tests", [bin_ / "python", "-bb", "-m", "pytest", "-m", marks, "-rs", *(("--deep",) if deep else ())]),
+    ]
+    if not fast:
+        steps += [(f"unit tests on {version}", command) for version, command in _other_pythons()]
+    failed = []
+    for name, command in steps:
+        print(f"\n== {name}", flush=True)
+        if subprocess.call(command, cwd=HERE, env=environment) != 0:
+            failed.append(name)
+    print(
+        f"\n{len(steps) - len(failed)} of {len(steps)} checks passed in {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    if failed:
+        print("failed: " + ", ".join(failed))
+    return 1 if failed else 0
+
+
+def install_peers() -> bool:
+    """Install the real programs where root and apt are; return whether the tests may insist on them."""
+    missing = [
+        package
+        for package, program in PEERS.items()
+        if shutil.which(program) is None and not Path(program).exists()
+    ]
+    if not missing:
+        return True
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        print(f"Not installed (needs root and apt): {', '.join(missing)}; their tests are left out below.")
+        return False
+    print(f"Installing real programs to test with: {', '.join(missing)} ...", flush=True)
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    quiet = ["-qq", "-o", "Dpkg::Use-Pty=0"]
+    subprocess.run(["apt-get", "update", *quiet], env=environment, check=False, stdout=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["apt-get", "install", "-y", *quiet, "--no-install-recommends", *missing],
+        env=environment,
+        check=False,
+        stdout=subprocess.DEVNULL,
+    )
+    if done.returncode != 0:
+        print(f"apt-get could not install {', '.join(missing)}; their tests are left out below.")
+    return done.returncode == 0
+
+
+def _other_pythons() -> list[tuple[str, list[str | Path]]]:
+    """Prepare a virtual environment for each other supported Python; return its unit test commands."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found = []
+    for version in OTHER_PYTHONS:
+        python = _find_python(version)
+        if version == own:
+            continue
+        if python is None:
+            print(f"Python {version} is not on this machine: its unit tests are left out.")
+            continue
+        venv = HERE / ".venvs" / version
+        install(venv, python, DEV_LOCK)
+        marks = "not process and not peer and not deep"
+        command: list[str | Path] = [venv / "bin" / "python", "-bb", "-m", "pytest", "-m", marks]
+        found.append((version, command))
+    return found
+
+
+def _find_python(version: str) -> str | None:
+    """Return a working interpreter of `version`: on the path, or among pyenv's."""
+    candidates = [shutil.which(f"python{version}")]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python3"))]
+    for candidate in candidates:
+        if candidate and subprocess.run([candidate, "-c", ""], check=False, capture_output=True).returncode == 0:
+            return candidate
+    return None
+
+
+def lock() -> int:
+    """Write both lock files with hashes for every supported Python."""
+    shared = ["uv", "pip", "compile", "-q", "--universal", "--python-version", "3.11", "--generate-hashes"]
+    shared += ["--no-header", "--no-emit-index-url", "--no-annotate", "pyproject.toml", "--extra", "postgres"]
+    for target, more in ((RUNTIME_LOCK, ["--group", "build"]), (DEV_LOCK, ["--group", "build", "--group", "dev"])):
+        code = subprocess.call([*shared, *more, "-o", target], cwd=HERE)
+        if code != 0:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
