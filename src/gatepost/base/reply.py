@@ -70,7 +70,7 @@ class Reply:
         )
 
 
-class Refusal(Exception):  # noqa: N818  (the field's word for it)
+class Refusal(Exception):
     """Say no to a peer: `reply` is public, `detail` goes to the log alone."""
 
     def __init__(self, reply: Reply, *, detail: str = "", close: bool = False) -> None:

@@ -54,7 +54,7 @@ class Unit:
     notices: tuple[Notice, ...] = ()
 
 
-class NotCommitted(Exception):  # noqa: N818
+class NotCommitted(Exception):
     """The unit is not in the database."""
 
 

@@ -1,0 +1,26 @@
+"""The judge's one table: DKIM keys, their private halves encrypted."""
+
+from typing import Final
+
+from gatepost.db.migrate import load_schema
+from gatepost.db.unit import Schema, Statement
+
+KEYS_OF: Final = Statement(
+    "judge.keys_of",
+    "SELECT selector, algorithm, private, record FROM dkim_key WHERE domain = :domain ORDER BY made_at, selector",
+)
+ALL_KEYS: Final = Statement(
+    "judge.all_keys",
+    "SELECT domain, selector, algorithm, record, made_at FROM dkim_key ORDER BY domain, made_at, selector",
+)
+ADD_KEY: Final = Statement(
+    "judge.add_key",
+    "INSERT INTO dkim_key (domain, selector, algorithm, private, record, made_at)"
+    " VALUES (:domain, :selector, :algorithm, :private, :record, :made_at)",
+)
+DROP_KEY: Final = Statement(
+    "judge.drop_key", "DELETE FROM dkim_key WHERE domain = :domain AND selector = :selector", needs_row=True
+)
+
+STATEMENTS: Final = (KEYS_OF, ALL_KEYS, ADD_KEY, DROP_KEY)
+SCHEMA: Final[Schema] = load_schema("judge", __package__, STATEMENTS)
