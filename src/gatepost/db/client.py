@@ -1,0 +1,128 @@
+"""A Database whose writer is a keeper in another process: reads here, units over its socket."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Final
+
+from gatepost.db.frames import BadFrame, FrameReader, read_answer, request_frame
+from gatepost.db.sqlite import Listeners, Readers, steps_of
+from gatepost.db.unit import NotCommitted, Params, Rows, Statement, Unhealthy, Unit
+
+RECONNECT_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+IN_FLIGHT_MAX: Final = 8192
+
+
+class KeeperClient:
+    """Hands units to the keeper; while it is away, every unit is Unhealthy and mail waits with its sender.
+
+    A unit that was sent and not answered is Unhealthy too: it may have been committed. For a mail this is the
+    window of RFC 1047: the sender tries again and may deliver twice, never not at all.
+    """
+
+    def __init__(self, path: Path, socket_path: Path) -> None:
+        self._socket_path = socket_path
+        self._readers = Readers(path)
+        self._listeners = Listeners()
+        self._futures: dict[int, asyncio.Future[tuple[Rows, ...]]] = {}
+        self._number = 0
+        self._transport: asyncio.Transport | None = None
+        self._reconnects: asyncio.Task[None] | None = None
+        self._ends = False
+
+    async def connect(self) -> None:
+        """Connect; OSError where nobody keeps the file."""
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(lambda: _Stream(self), str(self._socket_path))
+        self._transport = transport
+
+    async def read(self, statement: Statement, params: Params) -> Rows:
+        """Run a short SELECT on this process's own connection."""
+        return self._readers.read(statement, params)
+
+    async def read_long(self, statement: Statement, params: Params) -> Rows:
+        """Run a SELECT off the loop."""
+        return await self._readers.read_long(statement, params)
+
+    async def commit(self, unit: Unit) -> tuple[Rows, ...]:
+        """Send a unit and wait for its answer."""
+        if self._transport is None or len(self._futures) >= IN_FLIGHT_MAX:
+            raise Unhealthy("the keeper is away" if self._transport is None else "too many units wait")
+        self._number += 1
+        future: asyncio.Future[tuple[Rows, ...]] = asyncio.get_running_loop().create_future()
+        self._futures[self._number] = future
+        self._transport.write(request_frame(self._number, steps_of(unit), unit.notices))
+        return await future
+
+    def listen(self, topic: str, heard: Callable[[int], None]) -> Callable[[], None]:
+        """Hear of what any process committed."""
+        return self._listeners.add(topic, heard)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._ends = True
+        if self._reconnects is not None:
+            self._reconnects.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reconnects
+        if self._transport is not None:
+            self._transport.close()
+        self._readers.close()
+
+    def answered(self, content: bytes) -> None:
+        """Take one frame from the keeper."""
+        number, what = read_answer(content)
+        if number == 0:
+            self._listeners.tell(what)  # type: ignore[arg-type]  # number 0 is news
+            return
+        future = self._futures.pop(number, None)
+        if future is None or future.done():
+            return
+        if isinstance(what, NotCommitted):
+            future.set_exception(what)
+        else:
+            future.set_result(what)  # type: ignore[arg-type]  # not news, not a refusal
+
+    def lost(self) -> None:
+        """The keeper went away: fail what is in flight, and try to find it again."""
+        self._transport = None
+        futures, self._futures = self._futures, {}
+        for future in futures.values():
+            if not future.done():
+                future.set_exception(Unhealthy("the keeper went away before it answered"))
+        if not self._ends:
+            self._reconnects = asyncio.get_running_loop().create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        for wait in chain(RECONNECT_S, repeat(RECONNECT_S[-1])):
+            await asyncio.sleep(wait)
+            try:
+                await self.connect()
+            except OSError:
+                continue
+            return
+
+
+class _Stream(asyncio.Protocol):
+    """The client's end of the socket."""
+
+    def __init__(self, client: KeeperClient) -> None:
+        self._client = client
+        self._frames = FrameReader()
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for content in self._frames.feed(data):
+                self._client.answered(content)
+        except BadFrame:
+            if self._transport is not None:
+                self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.lost()
