@@ -1,1 +1,1 @@
-"""See docs/layers.md."""
+"""The only drivers of the codecs: octets, timers, TLS, names, processes."""

@@ -1,0 +1,259 @@
+"""A listening socket: accept in batches, count, hand each wire to its session, drain.
+
+The accept loop is our own, on `add_reader`: uvloop's server closes for good when accept fails for want of
+descriptors, and ours is faster (benchmarks/held.py). At EMFILE it leaves the queue alone for a moment and tries
+again: the kernel keeps the clients, and the sessions that are open go on (SMTP-30).
+"""
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Final
+
+from gatepost.aio.drive import Wire
+from gatepost.aio.tls import TlsHolder
+from gatepost.base.ports import Log
+
+BACKLOG: Final = 1024
+BATCH: Final = 32  # accepts a turn of the loop: about 1 ms
+BACK_OFF: Final = 0.5  # s to wait when descriptors or memory ran out
+SETTLE: Final = 0.05  # s between looks at whether a draining listener is empty
+FORCED: Final = 2.0  # s for cancelled sessions to end
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+Accept = Callable[[Wire], Coroutine[object, object, None] | None]
+"""Take a wire that can be spoken on. A returned coroutine is run in a task of the listener's, which closes the wire
+at its end; None means that the wire was given a callback session (or closed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many connections are taken; 0 is no limit. A peer is an IPv4 address or an IPv6 /64."""
+
+    total: int = 1_000
+    per_peer: int = 20
+    per_peer_minute: int = 60
+    """New connections of a peer within a minute."""
+    loopback_exempt: bool = True
+
+
+class Listener:
+    """One listening socket of one worker.
+
+    `busy` is sent in clear text to those that the limits turn away, e.g. a 421 line; empty on implicit TLS ports.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        accept: Accept,
+        *,
+        limits: Limits,
+        name: str,
+        log: Log,
+        tls: TlsHolder | None = None,
+        busy: bytes = b"",
+    ) -> None:
+        self.name = name
+        self.refused = 0
+        """Connections turned away by the limits since the start."""
+        self._sock = sock
+        self._accept = accept
+        self._limits = limits
+        self._log = log
+        self._tls = tls
+        self._busy = busy
+        self._wires: set[Wire] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._peers: dict[str | bytes, int] = {}
+        self._recent: dict[str | bytes, int] = {}
+        self._minute = 0
+        self._listening = False
+        self._exhausted = False
+        self._local: dict[str, str] = {}
+        self._unix = sock.family == socket.AF_UNIX
+        self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def open(self) -> int:
+        """How many connections are open."""
+        return len(self._wires)
+
+    def start(self) -> None:
+        """Begin to accept, on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._sock.setblocking(False)
+        self._listening = True
+        self._loop.add_reader(self._sock.fileno(), self._ready)
+
+    def stop(self) -> None:
+        """Accept no more; the socket stays open and its queue is another's to serve."""
+        if self._listening:
+            self._listening = False
+            self._loop.remove_reader(self._sock.fileno())
+
+    async def drain(self, grace: float) -> None:
+        """Accept no more, ask the sessions to leave, and cut off after `grace` seconds those that have not."""
+        self.stop()
+        for wire in tuple(self._wires):
+            wire.dismiss()
+        end = time.monotonic() + grace
+        while self._wires or self._tasks:
+            if time.monotonic() >= end:
+                await self._cut_off()
+                return
+            await asyncio.sleep(SETTLE)
+
+    async def _cut_off(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=FORCED)
+        for wire in tuple(self._wires):
+            wire.abort()
+        await asyncio.sleep(0)
+
+    def _ready(self) -> None:
+        for _ in range(BATCH):
+            try:
+                sock, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._back_off(error)
+                    return
+                continue  # the client went away between SYN and accept (accept(2))
+            self._exhausted = False
+            self._take(sock, address)
+
+    def _back_off(self, error: OSError) -> None:
+        if not self._exhausted:
+            self._exhausted = True
+            self._log.error("accept_exhausted", listener=self.name, error=error.strerror, open=len(self._wires))
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.call_later(BACK_OFF, self._resume)
+
+    def _resume(self) -> None:
+        if self._listening:
+            self._loop.add_reader(self._sock.fileno(), self._ready)
+            self._ready()
+
+    def _take(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        sock.setblocking(False)
+        ip, port = ("127.0.0.1", 0) if self._unix else (plain_ip(address[0]), address[1])
+        key = None if self._limits.loopback_exempt and is_loopback(ip) else peer_key(ip)
+        if not self._admits(key):
+            self._turn_away(sock)
+            return
+        wire = Wire(
+            self._loop,
+            opened=self._opened,
+            released=self._released,
+            tls=None if self._tls is None else self._tls.context,
+        )
+        wire.peer_ip, wire.peer_port = ip, port
+        if self._unix:
+            wire.local_ip = "127.0.0.1"
+        else:
+            local_ip, wire.local_port = sock.getsockname()[:2]
+            wire.local_ip = self._local.get(local_ip) or self._learn(local_ip)
+        if key is not None:
+            self._peers[key] = self._peers.get(key, 0) + 1
+        self._wires.add(wire)
+        self._own(self._connect(wire, sock))
+
+    async def _connect(self, wire: Wire, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: wire, sock)
+        except OSError:  # it is gone already
+            sock.close()
+            self._released(wire)
+
+    def _admits(self, key: str | bytes | None) -> bool:
+        limits = self._limits
+        if limits.total and len(self._wires) >= limits.total:
+            return False
+        if key is None:
+            return True
+        if limits.per_peer and self._peers.get(key, 0) >= limits.per_peer:
+            return False
+        if not limits.per_peer_minute:
+            return True
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._recent.clear()
+        count = self._recent[key] = self._recent.get(key, 0) + 1
+        return count <= limits.per_peer_minute
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        self.refused += 1
+        try:
+            if self._busy:
+                sock.send(self._busy)
+        except OSError:
+            pass
+        finally:
+            sock.close()
+
+    def _opened(self, wire: Wire) -> None:
+        session = self._accept(wire)
+        if session is not None:
+            self._own(self._serve(wire, session))
+
+    async def _serve(self, wire: Wire, session: Coroutine[object, object, None]) -> None:
+        try:
+            await session
+        except ConnectionError:  # the peer is gone; nobody to tell
+            pass
+        except TimeoutError:
+            self._log.info("session_timed_out", listener=self.name, peer=wire.peer_ip)
+        except Exception:
+            self._log.exception("session_failed", listener=self.name, peer=wire.peer_ip)
+            wire.abort()
+        finally:
+            wire.close()
+
+    def _own(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _released(self, wire: Wire) -> None:
+        if wire not in self._wires:
+            return
+        self._wires.discard(wire)
+        if self._limits.loopback_exempt and is_loopback(wire.peer_ip):
+            return
+        key = peer_key(wire.peer_ip)
+        left = self._peers.get(key, 0) - 1
+        if left > 0:
+            self._peers[key] = left
+        else:
+            self._peers.pop(key, None)
+
+    def _learn(self, local_ip: str) -> str:
+        if len(self._local) > 1_000:
+            self._local.clear()
+        return self._local.setdefault(local_ip, plain_ip(local_ip))
+
+
+def plain_ip(ip: str) -> str:
+    """Return an address as the kernel gives it without scope, and a v4-mapped one as IPv4."""
+    if ip.startswith("::ffff:") and "." in ip:
+        return ip[7:]
+    return ip.partition("%")[0]
+
+
+def is_loopback(ip: str) -> bool:
+    """Tell whether the address is this machine's loopback."""
+    return ip.startswith("127.") or ip == "::1"
+
+
+def peer_key(ip: str) -> str | bytes:
+    """Return what counts as one peer: an IPv4 address, or the /64 of an IPv6 one."""
+    return socket.inet_pton(socket.AF_INET6, ip)[:8] if ":" in ip else ip

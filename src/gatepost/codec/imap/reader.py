@@ -1,0 +1,145 @@
+"""Cuts a client's stream into whole commands, literals included (RFC 9051 §4.3, RFC 7888).
+
+A command's octets stay as they came, `{n}` and CRLF before each literal, and are parsed by `tokens`. Limits are
+checked when a literal is announced, before any of it is taken.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_LITERAL: Final = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\r\n\Z")
+_TAG: Final = re.compile(rb"([!#$&',./0-9:;<=>?@A-Z\[\]^_`a-z|}~-]{1,64}) (?:UID )?([A-Za-z]{1,20})")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a command may cost; octets. `append` is for the message of an APPEND."""
+
+    line: int
+    literal: int
+    total: int
+    literals: int
+    append: int = 0
+
+
+BEFORE_LOGIN: Final = Bounds(line=8 << 10, literal=4 << 10, total=16 << 10, literals=10)
+AFTER_LOGIN: Final = Bounds(line=64 << 10, literal=100 << 10, total=1 << 20, literals=1000, append=50 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """One command, without its final CRLF."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """A synchronising literal was announced and fits: say so (`+`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooBig:
+    """A limit was met. `fatal`: the client sends the octets whatever we say, so the connection must end."""
+
+    tag: bytes
+    text: str
+    fatal: bool
+
+
+Event = Whole | GoOn | TooBig
+
+
+class Reader:
+    """One client's stream. `bounds` may be changed between commands (at login)."""
+
+    def __init__(self, bounds: Bounds = BEFORE_LOGIN) -> None:
+        self.bounds = bounds
+        self._buffer = bytearray()
+        self._command = bytearray()
+        self._awaited = 0
+        self._literals = 0
+        self._over = False
+
+    @property
+    def pending(self) -> bool:
+        """Tell whether octets wait that are not yet a command."""
+        return bool(self._buffer or self._command)
+
+    @property
+    def held(self) -> int:
+        """Return how many octets wait."""
+        return len(self._buffer)
+
+    def receive(self, octets: bytes) -> list[Event]:
+        """Take octets; any split of the input gives the same events."""
+        self._buffer += octets
+        events: list[Event] = []
+        while not self._over:
+            event = self._next()
+            if event is None:
+                break
+            events.append(event)
+        return events
+
+    def hold(self, octets: bytes) -> None:
+        """Take octets without looking for commands in them; `take_line` or `receive` will."""
+        self._buffer += octets
+
+    def take_line(self) -> bytes | None:
+        """Take one line that is no command (AUTHENTICATE's answers, DONE); None until it is whole."""
+        end = self._buffer.find(b"\r\n")
+        if end < 0:
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    def _next(self) -> Event | None:
+        if self._awaited:
+            if len(self._buffer) < self._awaited:
+                return None
+            self._command += self._buffer[: self._awaited]
+            del self._buffer[: self._awaited]
+            self._awaited = 0
+        end = self._buffer.find(b"\r\n")
+        if end < 0:
+            return self._end("line too long", fatal=True) if len(self._buffer) > self.bounds.line else None
+        if end > self.bounds.line:
+            return self._end("line too long", fatal=True)
+        line = bytes(self._buffer[: end + 2])
+        del self._buffer[: end + 2]
+        announced = _LITERAL.search(line[-40:])
+        if announced is None:
+            whole = Whole(bytes(self._command + line[:-2]))
+            self._reset()
+            return whole
+        return self._literal(line, int(announced[2]), synchronising=not announced[3])
+
+    def _literal(self, line: bytes, size: int, *, synchronising: bool) -> Event | None:
+        self._command += line
+        self._literals += 1
+        named = _TAG.match(self._command)
+        appends = self.bounds.append and named is not None and named[2].upper() == b"APPEND"
+        most = self.bounds.append if appends else self.bounds.literal
+        total = self.bounds.total + (self.bounds.append if appends else 0)
+        if size > most or len(self._command) + size > total or self._literals > self.bounds.literals:
+            return self._end("literal too big", fatal=not synchronising)
+        self._awaited = size
+        if synchronising:
+            return GoOn()
+        return self._next()
+
+    def _end(self, text: str, *, fatal: bool) -> TooBig:
+        named = _TAG.match(self._command or self._buffer)
+        self._over = fatal
+        if fatal:
+            self._buffer.clear()
+        self._reset()
+        return TooBig(named[1] if named else b"*", text, fatal)
+
+    def _reset(self) -> None:
+        self._command = bytearray()
+        self._awaited = 0
+        self._literals = 0

@@ -1,0 +1,1 @@
+"""spamd's side of SMTP: a dialogue that never takes a mail."""

@@ -1,0 +1,273 @@
+"""One TOML file into one Config; a mistake names file, line, key and remedy.
+
+Each package declares its own settings; this module only lists them. docs/config.md is made from what stands here
+and below each field (`python3 dev.py docs`).
+"""
+
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from gatepost.accounts.settings import AccountSettings
+from gatepost.base.settings import BadSetting, fill
+from gatepost.gate.settings import GateSettings
+from gatepost.intake.settings import IntakeSettings
+from gatepost.judge.settings import JudgeSettings
+from gatepost.policy.settings import PolicySettings
+from gatepost.queue.settings import QueueSettings
+from gatepost.relay.settings import RelaySettings
+from gatepost.view.settings import ViewSettings
+
+_TABLE: Final = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?")
+_KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+_SYNTAX_LINE: Final = re.compile(r"\(at line ([0-9]+)")
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; its text is for the operator."""
+
+    def __init__(self, file: Path, line: int, problem: str) -> None:
+        super().__init__(f"{file}:{line}: {problem}" if line else f"{file}: {problem}")
+        self.file = file
+        self.line = line
+        self.problem = problem
+
+
+class Kind(Enum):
+    """What a listener speaks."""
+
+    MX = "mx"
+    SUBMISSION = "submission"
+    SUBMISSIONS = "submissions"
+    LMTP = "lmtp"
+    IMAP = "imap"
+    IMAPS = "imaps"
+    POP3 = "pop3"
+    POP3S = "pop3s"
+
+    @property
+    def implicit_tls(self) -> bool:
+        """Tell whether TLS begins with the first octet."""
+        return self in (Kind.SUBMISSIONS, Kind.IMAPS, Kind.POP3S)
+
+
+PORTS: Final = {
+    Kind.MX: 25,
+    Kind.SUBMISSION: 587,
+    Kind.SUBMISSIONS: 465,
+    Kind.LMTP: 24,
+    Kind.IMAP: 143,
+    Kind.IMAPS: 993,
+    Kind.POP3: 110,
+    Kind.POP3S: 995,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The server itself: `[server]`."""
+
+    hostname: str = ""
+    """The name that greets and signs results; empty is the machine's own full name."""
+
+    data_dir: str = "/var/lib/gatepost"
+    """Where everything is kept: databases, large bodies, keys, sockets."""
+
+    workers: int = 0
+    """Processes that speak with the world; 0 is one for each processor."""
+
+    user: str = ""
+    """The user to become after the ports are open, when started by root."""
+
+    log: str = "text"
+    """`text` for people or `json` for programs, always on standard error."""
+
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.workers <= 64:
+            raise ValueError("workers must be between 0 and 64")
+        if self.log not in ("text", "json"):
+            raise ValueError("log must be 'text' or 'json'")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise ValueError("log_level must be debug, info, warning or error")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSettings:
+    """One listener: `[listen.NAME]`. Without any, the usual ports are opened on all addresses."""
+
+    kind: Kind
+    """mx, submission, submissions, lmtp, imap, imaps, pop3 or pop3s."""
+
+    address: tuple[str, ...] = ("0.0.0.0", "::")  # noqa: S104  (a mail server is there for everybody)
+    """Addresses, each with or without a port: `192.0.2.1`, `192.0.2.1:2525`, `[2001:db8::1]:25`; port 0 lets the
+    system choose."""
+
+    tag: str = ""
+    """A word that rules can ask for: `match = { tag = "SPAM_IN" }`."""
+
+    auth: bool = False
+    """mx only: offer AUTH over TLS too."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSettings:
+    """One certificate: `[[tls.certificates]]`. Clients are served by the name they ask for."""
+
+    certificate: str
+    """A PEM file with the chain, the server's own certificate first."""
+
+    key: str
+    """A PEM file with the private key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """Certificates: `[tls]`. Without any, a self-signed one is made, and the log says so loudly."""
+
+    certificates: tuple[CertificateSettings, ...] = ()
+    """The certificates; the first serves those who ask for no name, or an unknown one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolverSettings:
+    """The DNS: `[resolver]`."""
+
+    servers: tuple[str, ...] = ()
+    """Resolvers, `127.0.0.1` or `127.0.0.1:5353`; empty reads /etc/resolv.conf."""
+
+    trusted: bool = False
+    """Believe the AD bit of a resolver that is not on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    listen: Mapping[str, ListenSettings] = field(default_factory=dict)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    resolver: ResolverSettings = field(default_factory=ResolverSettings)
+    accounts: AccountSettings = field(default_factory=AccountSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    intake: IntakeSettings = field(default_factory=IntakeSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    relay: RelaySettings = field(default_factory=RelaySettings)
+    view: ViewSettings = field(default_factory=ViewSettings)
+
+    @property
+    def hostname(self) -> str:
+        """Return the server's name."""
+        return self.server.hostname or socket.getfqdn()
+
+    @property
+    def data_dir(self) -> Path:
+        """Return where everything is kept."""
+        return Path(self.server.data_dir)
+
+    @property
+    def listeners(self) -> Mapping[str, ListenSettings]:
+        """Return the listeners, the usual ones where none is named."""
+        if self.listen:
+            return self.listen
+        usual = (Kind.MX, Kind.SUBMISSION, Kind.SUBMISSIONS, Kind.IMAP, Kind.IMAPS)
+        return {kind.value: ListenSettings(kind) for kind in usual}
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration; raises ConfigError."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            path, 0, "there is no such file (examples/home/gatepost.toml is one to begin with)"
+        ) from None
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise ConfigError(path, 0, f"it cannot be read: {wrong}") from wrong
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """Read a configuration from its text; `path` is only for messages."""
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as wrong:
+        found = _SYNTAX_LINE.search(str(wrong))
+        raise ConfigError(path, int(found[1]) if found else 0, f"this is not TOML: {wrong}") from wrong
+    try:
+        config = fill(Config, given)
+        for name, listener in config.listen.items():
+            for at, address in enumerate(listener.address):
+                split_address(address, PORTS[listener.kind], ("listen", name, "address", at))
+    except BadSetting as wrong:
+        raise located(wrong, text, path) from wrong
+    return config
+
+
+def located(wrong: BadSetting, text: str, path: Path) -> ConfigError:
+    """Turn a mistake into words with file and line."""
+    return ConfigError(path, line_of(text, wrong.path), str(wrong))
+
+
+def split_address(text: str, port: int, path: tuple[str | int, ...]) -> tuple[str, int]:
+    """Read `host`, `host:port` or `[v6]:port`; raises BadSetting."""
+    host, given = text, ""
+    if text.startswith("["):
+        host, _, given = text[1:].partition("]")
+        given = given.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, given = text.partition(":")
+    try:
+        ip_address(host)
+    except ValueError:
+        raise BadSetting(
+            path, f"{text!r} is not an address", "write 192.0.2.1, 192.0.2.1:25 or [2001:db8::1]:25"
+        ) from None
+    if (given and re.fullmatch(r"[0-9]{1,5}", given) is None) or int(given or 0) > 65_535:
+        raise BadSetting(path, f"{given!r} is not a port")
+    return host, int(given) if given else port
+
+
+def line_of(text: str, path: tuple[str | int, ...]) -> int:
+    """Return the line on which the setting at `path` stands, or that of the table around it; 0 for neither."""
+    best, depth = 0, 0
+    counts: dict[tuple[str | int, ...], int] = {}
+    here: tuple[str | int, ...] = ()
+    for number, line in enumerate(text.split("\n"), 1):
+        if table := _TABLE.fullmatch(line):
+            here = tuple(_names(table[2]))
+            if table[1] == "[[":
+                counts[here] = counts.get(here, -1) + 1
+                here = (*here, counts[here])
+            found = here
+        elif key := _KEY.match(line):
+            found = (*here, *_names(key[1]))
+        else:
+            continue
+        common = _common(found, path)
+        if common == len(found) and common > depth:
+            best, depth = number, common
+    return best
+
+
+def _names(dotted: str) -> list[str]:
+    return [name.strip().strip("\"'") for name in dotted.split(".")]
+
+
+def _common(one: tuple[str | int, ...], other: tuple[str | int, ...]) -> int:
+    count = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count

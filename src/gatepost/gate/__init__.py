@@ -1,0 +1,1 @@
+"""Who may speak, and how fast: tables, greylist, tarpit, limits, in the process that accepts."""

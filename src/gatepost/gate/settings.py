@@ -1,0 +1,111 @@
+"""The gate's settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gatepost.base.units import Seconds
+
+
+class Ipv6(Enum):
+    """What becomes of IPv6 senders that no table knows."""
+
+    BYPASS = "bypass"
+    GREYLIST = "greylist"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class RateSettings:
+    """How many connections a source may have: `[gate.rates.KIND]`, PF's max-src-conn and max-src-conn-rate."""
+
+    connections: int = 0
+    """At the same time; 0 is no limit."""
+
+    count: int = 0
+    """New ones within `within`; 0 is no limit."""
+
+    within: Seconds = Seconds(5)
+    """The time in which `count` is meant."""
+
+    overload: str = "bruteforce"
+    """The table that an offender is put into; empty only closes the connection."""
+
+
+def _article_rates() -> Mapping[str, RateSettings]:
+    submission, reading = RateSettings(50, 25), RateSettings(50, 50)
+    readers = dict.fromkeys(("imap", "imaps", "pop3", "pop3s"), reading)
+    return {"submission": submission, "submissions": submission, **readers}
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """Who may speak, and how fast: `[gate]`. The defaults are spamd's, but for the white list's names."""
+
+    greylist: bool = True
+    """Meet senders that no table knows with the greylist; false lets them through."""
+
+    exempt: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    """Networks that are never greylisted, limited or banned."""
+
+    ipv6: Ipv6 = Ipv6.BYPASS
+    """`bypass`: IPv6 senders go straight to the mail server; `greylist` them by /64, or `block` them."""
+
+    pass_time: Seconds = Seconds(25 * 60)
+    """How long a sender must wait before its retry counts (spamd -G, the first number)."""
+
+    grey_time: Seconds = Seconds(4 * 3600)
+    """How long a first attempt is remembered (spamd -G, the second number)."""
+
+    white_time: Seconds = Seconds(36 * 86_400)
+    """How long a sender stays white after its last mail (spamd -G, the third number)."""
+
+    trap_time: Seconds = Seconds(86_400)
+    """How long a sender that wrote to a spamtrap stays black."""
+
+    scan_interval: Seconds = Seconds(60)
+    """How often the greylist is looked through: what passed becomes white then."""
+
+    stutter: Seconds = Seconds(1)
+    """Delay of each letter to black and grey senders; 0 stutters at nobody (spamd -s)."""
+
+    grey_stutter: Seconds = Seconds(10)
+    """After this long a grey sender is spoken to at full speed; 0 never stutters at grey ones (spamd -S)."""
+
+    connections: int = 10_000
+    """Grey and black connections held at the same time in one worker; more are closed without a word (spamd -c)."""
+
+    black_connections: int = 9_900
+    """Above this many black ones, further black senders are no longer stuttered at (spamd -B)."""
+
+    timeout: Seconds = Seconds(400)
+    """How long a held client may take for a line."""
+
+    refuse_code: int = 450
+    """What a black sender is answered: 450, or 550 (spamd -5)."""
+
+    trap_domains: tuple[str, ...] = ()
+    """When not empty, every recipient that does not end in one of these is a spamtrap (spamd.alloweddomains)."""
+
+    low_priority_mx: str = ""
+    """The address of our least preferred MX: who comes there first writes to a trap (spamd -M)."""
+
+    tables_max: int = 400_000
+    """Entries of all tables together."""
+
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """Files that fill tables, by table: `nospamd = "/etc/gatepost/nospamd"`; one address or network a line."""
+
+    messages: Mapping[str, str] = field(default_factory=dict)
+    """What senders in a table are told, by table; %A is their address."""
+
+    rates: Mapping[str, RateSettings] = field(default_factory=_article_rates)
+    """Limits a source by kind of listener."""
+
+    def __post_init__(self) -> None:
+        if self.refuse_code not in (450, 550):
+            raise ValueError("refuse_code is 450 or 550")
+        if not 0 <= self.stutter <= 10:
+            raise ValueError("stutter must be between 0 and 10 s")
+        if self.grey_time <= self.pass_time:
+            raise ValueError("grey_time must be longer than pass_time, or no retry would ever count")

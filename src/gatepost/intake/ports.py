@@ -1,0 +1,152 @@
+"""What the intake needs of others, each as small as it is used; app binds them."""
+
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gatepost.accounts.model import Account, AccountId
+from gatepost.aio.resolve import Answer
+from gatepost.base.address import Address, ReversePath
+from gatepost.base.clock import Clock, Instant
+from gatepost.base.envelope import Client, Envelope, Tls
+from gatepost.base.ids import MailId, Minter
+from gatepost.base.ports import Log
+from gatepost.base.reply import Reply
+from gatepost.base.verdict import Verdict
+from gatepost.blobs.spool import Spool
+from gatepost.codec.mail.header import Buffer, HeaderBlock
+from gatepost.db.unit import Database, Step
+from gatepost.diary.story import Story
+from gatepost.intake.auth import Throttle
+from gatepost.intake.settings import IntakeSettings
+from gatepost.policy.action import Delivery
+from gatepost.policy.expand import Directory as Lookups
+from gatepost.store.model import Mailbox, MailboxId
+
+
+class Wire(Protocol):
+    """One connection; `aio.drive.Wire` is the real one."""
+
+    peer_ip: str
+    peer_port: int
+    local_ip: str
+    local_port: int
+    tls: Tls | None
+    goodbye: bytes
+
+    async def read(self, deadline: float | None = None) -> bytes: ...
+    def write(self, octets: bytes) -> None: ...
+    async def drain(self, deadline: float | None = None) -> None: ...
+    def start_tls(self, context: ssl.SSLContext) -> None: ...
+    def close(self) -> None: ...
+
+
+class Certificates(Protocol):
+    """Where the TLS context of the next handshake comes from."""
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
+
+
+class Directory(Lookups, Protocol):
+    """The accounts; `authenticate` raises Overloaded."""
+
+    async def authenticate(self, user: str, password: bytes) -> Account | None: ...
+    async def may_send_as(self, account: AccountId, address: Address) -> bool: ...
+
+
+class Policy(Protocol):
+    """The rules; `route` raises Refusal."""
+
+    async def route(
+        self, client: Client, envelope_sender: ReversePath, recipient: Address, *, directory: Lookups
+    ) -> tuple[Delivery, ...]: ...
+
+
+class Gate(Protocol):
+    """What the gate says of one recipient of a stranger's mail: a refusal, or None."""
+
+    def refuse_recipient(
+        self, client: Client, sender: ReversePath, recipient: Address, now: Instant
+    ) -> Reply | None: ...
+
+
+class Judge(Protocol):
+    """The opinion on a whole mail."""
+
+    async def examine(
+        self, client: Client, envelope: Envelope, raw: bytes, header: HeaderBlock, now: Instant
+    ) -> Verdict: ...
+
+
+class Seal(Protocol):
+    """DKIM signing: the fields to put on top, empty where the domain has no key."""
+
+    async def seal(
+        self, fields: Sequence[tuple[bytes, bytes]], body: bytes, domain: str, now: Instant
+    ) -> bytes: ...
+
+
+class Bodies(Protocol):
+    """Where message bodies are put; raises NoRoom, Unhealthy."""
+
+    async def put(self, body_id: MailId, content: Buffer, uses: int) -> tuple[Step, ...]: ...
+
+
+class Mailboxes(Protocol):
+    """Where mail is put; `inbox` and `find` raise NoSuchMailbox."""
+
+    async def inbox(self, account: int) -> MailboxId: ...
+    async def find(self, account: int, name: str) -> Mailbox: ...
+    async def usage(self, account: int) -> tuple[int, int]: ...
+
+
+class Names(Protocol):
+    """The DNS, as far as the name of a client needs it."""
+
+    async def ptr(self, ip: str) -> Answer[str]: ...
+    async def addresses(self, name: str) -> Answer[str]: ...
+
+
+class Refusals(Protocol):
+    """Who was refused, for what."""
+
+    def count(self, ip: str, reason: str, now: Instant) -> None: ...
+    def story(self, ip: str, story: Story, now: Instant) -> bool: ...
+
+
+class OpenGate:
+    """A gate that lets everybody through, for servers without one."""
+
+    def refuse_recipient(
+        self, client: Client, sender: ReversePath, recipient: Address, now: Instant
+    ) -> Reply | None:
+        """Refuse nobody."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All that a session uses. `spool` makes an empty spool; `pause` waits; `crowded` tells of stress."""
+
+    settings: IntakeSettings
+    hostname: str
+    clock: Clock
+    minter: Minter
+    database: Database
+    bodies: Bodies
+    mailboxes: Mailboxes
+    directory: Directory
+    policy: Policy
+    gate: Gate
+    judge: Judge
+    seal: Seal
+    names: Names
+    refusals: Refusals
+    throttle: Throttle
+    spool: Callable[[], Spool]
+    certificates: Certificates | None
+    log: Log
+    pause: Callable[[float], Awaitable[None]]
+    crowded: Callable[[], bool] = lambda: False

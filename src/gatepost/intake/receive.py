@@ -1,0 +1,304 @@
+"""The one durable step: a whole mail becomes one unit, and only what was committed is acknowledged.
+
+    body whole -> header checked -> judged -> prepared -> unit: bodies + mailboxes + queue + story -> COMMIT -> 250
+
+There are at most two bodies: one with Return-Path for our mailboxes, one without for the queue (RFC 5321 §4.4).
+Mailboxes are taken in the order of their ids, which keeps PostgreSQL from deadlocks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gatepost.accounts.model import AccountId
+from gatepost.aio.offload import offload
+from gatepost.base.clock import Instant
+from gatepost.base.envelope import Client, Envelope, Recipient
+from gatepost.base.ids import MailId, id_text
+from gatepost.base.reply import Code, Refusal, Reply
+from gatepost.base.verdict import Action, Result, Verdict
+from gatepost.codec.mail.header import Buffer, HeaderBlock
+from gatepost.codec.mail.received import received_field
+from gatepost.db.unit import NoRoom, NotCommitted, Notice, Step, Unit, Unmet
+from gatepost.diary.story import Story
+from gatepost.intake import content
+from gatepost.intake.ports import Services
+from gatepost.intake.transaction import Accepted, Transaction
+from gatepost.policy.action import Delivery, ToMailbox, ToRelay
+from gatepost.queue import submit
+from gatepost.store import flags, sql
+from gatepost.store.describe import describe
+from gatepost.store.message import append_notice, append_steps
+from gatepost.store.model import INBOX, MailboxId, NoSuchMailbox
+
+DESCRIBE_HERE_OCTETS: Final = 32 * 1024
+"""Larger mails are parsed in a thread."""
+
+JUNK_MAILBOX: Final = "Junk"
+
+NO_ROOM: Final = Reply(Code.NO_STORAGE, "4.3.1", "Insufficient system storage")
+NOT_NOW: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "Temporary error, try again later")
+MAILBOX_FULL: Final = Reply(Code.NO_STORAGE, "4.2.2", "Mailbox full")
+NOT_SENDER: Final = Reply(Code.NAME_NOT_ALLOWED, "5.7.1", "Sender address is not yours")
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A mail whose body is complete. `judged`: it comes from somebody whose mail is examined."""
+
+    client: Client
+    account: AccountId | None
+    envelope: Envelope
+    accepted: Sequence[Accepted]
+    raw: Buffer
+    judged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A mail that is taken, but for its storing. `trace` is what goes on top, without Return-Path."""
+
+    whole: Whole
+    trace: bytes
+    content: Buffer
+    verdict: Verdict
+    now: Instant
+
+
+async def receive(services: Services, whole: Whole) -> Reply:
+    """Store a mail for all its recipients; return the 250, or raise Refusal or NotCommitted."""
+    ready = await _judge(services, whole)
+    await _store(services, ready, whole.envelope, whole.accepted)
+    return _taken(services, ready, whole.envelope)
+
+
+async def receive_each(services: Services, whole: Whole) -> list[Reply]:
+    """Store a mail for each recipient that can have it; return one reply for each (LMTP, RFC 2033 §4.2)."""
+    ready = await _judge(services, whole)
+    try:
+        await _store(services, ready, whole.envelope, whole.accepted)
+    except Unmet:
+        if len(whole.accepted) > 1:
+            return [await _store_alone(services, ready, each) for each in whole.accepted]
+        raise
+    return [_taken(services, ready, whole.envelope)] * len(whole.accepted)
+
+
+def reply_for(problem: NotCommitted) -> Reply:
+    """Return what is said when a unit was not committed: always temporary, nothing is lost."""
+    match problem:
+        case NoRoom():
+            return NO_ROOM
+        case Unmet(statement=sql.KEEP_QUOTA.name):
+            return MAILBOX_FULL
+        case _:
+            return NOT_NOW
+
+
+def whole_of(transaction: Transaction, client: Client, account: AccountId | None, *, judged: bool) -> Whole:
+    """Return the mail of a transaction whose body has ended."""
+    assert transaction.spool is not None
+    return Whole(client, account, transaction.envelope(), transaction.accepted, transaction.spool.view(), judged)
+
+
+async def _judge(services: Services, whole: Whole) -> _Ready:
+    now = services.clock.now()
+    header = HeaderBlock.parse(whole.raw)
+    if whole.account is not None:
+        await _check_sender(services, whole.account, header)
+    content.check_header(whole.raw, header, max_hops=services.settings.max_hops)
+    if whole.judged and not (whole.account is not None and whole.envelope.sender and b"from" not in header):
+        content.check_author(header)
+    verdict = await _verdict(services, whole, header, now)
+    trace = verdict.header + received_field(whole.client, services.hostname, whole.envelope, now)
+    if whole.account is None:
+        taken = content.prepare_received(whole.raw, header, verdict.strip)
+        return _Ready(whole, trace, taken, verdict, now)
+    origin = content.Origin(whole.envelope.id, services.hostname, whole.envelope.sender)
+    prepared = content.prepare_submitted(whole.raw, header, verdict.strip, origin, now)
+    seal = await _sealed(services, prepared, now)
+    return _Ready(whole, seal + trace, prepared.content, verdict, now)
+
+
+async def _check_sender(services: Services, account: AccountId, header: HeaderBlock) -> None:
+    """Refuse a header that names an author who is somebody else (AUTH-14)."""
+    for author in content.authors(header):
+        if author is None or not await services.directory.may_send_as(account, author):
+            raise Refusal(NOT_SENDER, detail=f"header author {author}")
+
+
+async def _verdict(services: Services, whole: Whole, header: HeaderBlock, now: Instant) -> Verdict:
+    if not whole.judged:
+        return Verdict(Action.ACCEPT)
+    raw = bytes(whole.raw) if not isinstance(whole.raw, bytes) else whole.raw
+    verdict = await services.judge.examine(whole.client, whole.envelope, raw, header, now)
+    name = id_text(whole.envelope.id)
+    if verdict.action is Action.DEFER:
+        raise Refusal(Reply(Code.LOCAL_ERROR, "4.7.1", f"{name} cannot be judged now, try again later"))
+    if verdict.action is Action.REFUSE and not all(each.role for each in whole.accepted):
+        detail = f"score {verdict.score:.1f}: " + " ".join(verdict.reasons)
+        raise Refusal(Reply(Code.NO_SUCH_MAILBOX, "5.7.1", f"{name} refused as unwanted"), detail=detail)
+    return verdict
+
+
+async def _sealed(services: Services, prepared: content.Prepared, now: Instant) -> bytes:
+    author = next((each for each in content.authors(prepared.header) if each is not None), None)
+    if author is None:
+        return b""
+    octets, header = prepared.content, prepared.header
+    fields = [(field.name, octets[field.start : field.end]) for field in header.fields]
+    return await services.seal.seal(fields, octets[header.end :], author.domain, now)
+
+
+async def _store_alone(services: Services, ready: _Ready, accepted: Accepted) -> Reply:
+    """Store the mail for one recipient under an id of its own."""
+    whole = ready.whole.envelope
+    envelope = Envelope(
+        id=services.minter.mint(ready.now),
+        received_at=whole.received_at,
+        sender=whole.sender,
+        recipients=(accepted.recipient,),
+        eight_bit=whole.eight_bit,
+        smtputf8=whole.smtputf8,
+        declared_size=whole.declared_size,
+        ret=whole.ret,
+        envid=whole.envid,
+    )
+    try:
+        await _store(services, ready, envelope, (accepted,))
+    except NotCommitted as problem:
+        return reply_for(problem)
+    return _taken(services, ready, envelope)
+
+
+async def _store(services: Services, ready: _Ready, envelope: Envelope, accepted: Sequence[Accepted]) -> None:
+    """Commit the unit of one mail; raises NotCommitted."""
+    local, relays, origins = _split(accepted)
+    junk = ready.verdict.action in (Action.JUNK, Action.REFUSE)
+    steps: list[Step] = []
+    notices: list[Notice] = []
+    if local:
+        boxes = {await _mailbox(services, each, junk=junk): each for each in local}
+        body = services.minter.mint(ready.now) if relays else envelope.id
+        stored = b"".join((content.return_path(envelope.sender), ready.trace, ready.content))
+        steps += await services.bodies.put(body, stored, len(boxes))
+        steps += await _append(stored, body, boxes, ready, envelope.id, junk=junk)
+        notices += [append_notice(mailbox) for mailbox in boxes]
+    if relays:
+        steps += await services.bodies.put(envelope.id, ready.trace + ready.content, len(relays))
+        returnable = _known_sender(ready)
+        steps += submit.submit_steps(
+            envelope, envelope.id, relays, ready.now, origins=origins, returnable=returnable
+        )
+        notices.append(submit.NOTICE)
+    steps += _story(ready, envelope, accepted).steps()
+    await services.database.commit(Unit(tuple(steps), tuple(notices)))
+
+
+def _split(accepted: Sequence[Accepted]) -> tuple[list[ToMailbox], list[ToRelay], list[Recipient]]:
+    """Part the deliveries of all recipients, each place once; each relay with the recipient it comes from."""
+    local: dict[tuple[AccountId, str], ToMailbox] = {}
+    relays: dict[object, tuple[ToRelay, Recipient]] = {}
+    for each in accepted:
+        for delivery in each.deliveries:
+            match delivery:
+                case ToMailbox(account=account, mailbox_name=name):
+                    local.setdefault((account, name), delivery)
+                case ToRelay(recipient=recipient, route=route):
+                    relays.setdefault((recipient.key, route), (delivery, each.recipient))
+    return list(local.values()), [relay for relay, _ in relays.values()], [origin for _, origin in relays.values()]
+
+
+async def _mailbox(services: Services, delivery: ToMailbox, *, junk: bool) -> MailboxId:
+    """Return where a delivery goes: what the policy named where there is one, else the INBOX."""
+    name = JUNK_MAILBOX if junk and delivery.mailbox_name == INBOX else delivery.mailbox_name
+    if name != INBOX:
+        try:
+            return (await services.mailboxes.find(delivery.account, name)).id
+        except NoSuchMailbox:
+            pass
+    try:
+        return await services.mailboxes.inbox(delivery.account)
+    except NoSuchMailbox as gone:
+        raise Refusal(NOT_NOW, detail=f"account {delivery.account} has no INBOX") from gone
+
+
+async def _append(
+    stored: bytes,
+    body: MailId,
+    boxes: Mapping[MailboxId, ToMailbox],
+    ready: _Ready,
+    message: MailId,
+    *,
+    junk: bool,
+) -> list[Step]:
+    if len(stored) > DESCRIBE_HERE_OCTETS:
+        listing = await offload(describe, stored, ready.now)
+    else:
+        listing = describe(stored, ready.now)
+    mask = flags.JUNK if junk else 0
+    steps: list[Step] = []
+    for mailbox in sorted(boxes):
+        steps += append_steps(mailbox, body, listing, mask, ready.now, message, boxes[mailbox].quota)
+    return steps
+
+
+def _known_sender(ready: _Ready) -> bool:
+    """Tell whether a report of failure would reach the one who wrote, not somebody who was forged."""
+    client = ready.whole.client
+    if client.user or client.loopback:
+        return True
+    return any(each.method == "spf" and each.result is Result.PASS for each in ready.verdict.findings)
+
+
+def _story(ready: _Ready, envelope: Envelope, accepted: Sequence[Accepted]) -> Story:
+    story = begin_story(ready.whole.client, envelope)
+    for each in accepted:
+        story.for_recipient(each.recipient.address)
+        for delivery in each.deliveries:
+            story.tell("policy", _way(delivery), recipient=str(each.recipient.address))
+    verdict = ready.verdict
+    results = " ".join(f"{each.method}={each.result.value}" for each in verdict.findings)
+    if ready.whole.judged:
+        score = f"{verdict.score:.1f}"
+        story.tell("judge", verdict.action.value, results=results, score=score, rules=" ".join(verdict.reasons))
+    story.tell("intake", "accepted", at=ready.now, size=len(ready.whole.raw))
+    return story
+
+
+def begin_story(client: Client, envelope: Envelope) -> Story:
+    """Return the story of a mail with its first line: who brought it."""
+    story = Story(envelope.id, envelope.sender)
+    fields = {"ip": client.ip, "helo": client.helo, "listener": client.listener}
+    if client.rdns:
+        fields["rdns"] = client.rdns
+    if client.user:
+        fields["user"] = client.user
+    if client.tls is not None:
+        fields["tls"] = f"{client.tls.version} {client.tls.cipher}"
+    sender = "<>" if envelope.sender is None else str(envelope.sender)
+    story.tell("intake", "mail", at=envelope.received_at, sender=sender, **fields)
+    return story
+
+
+def _way(delivery: Delivery) -> str:
+    match delivery:
+        case ToMailbox():
+            return "mailbox"
+        case ToRelay():
+            return "relay"
+
+
+def _taken(services: Services, ready: _Ready, envelope: Envelope) -> Reply:
+    name = id_text(envelope.id)
+    whole = ready.whole
+    sender = "<>" if envelope.sender is None else str(envelope.sender)
+    services.log.info(
+        "mail_accepted",
+        message=name,
+        sender=sender,
+        recipients=len(envelope.recipients),
+        size=len(whole.raw),
+        ip=whole.client.ip,
+    )
+    return Reply(Code.OK, "2.0.0", f"{name} accepted")

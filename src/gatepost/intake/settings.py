@@ -1,0 +1,80 @@
+"""Settings of the SMTP servers: `[intake]`."""
+
+from dataclasses import dataclass
+
+from gatepost.base.units import Octets, Seconds
+from gatepost.codec.smtp.data import BareLines
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeSettings:
+    """What is taken, from whom, and how patiently."""
+
+    max_size: Octets = Octets(50 << 20)
+    """The largest mail, header included."""
+
+    max_recipients: int = 1_000
+    """Recipients of one mail from strangers; more are told to come in another mail. Never below 100 (RFC 5321)."""
+
+    max_recipients_submitted: int = 100
+    """Recipients of one mail of a user."""
+
+    null_sender_recipients: int = 1
+    """Recipients of one mail without a sender: reports have one. Further ones are told to come in another mail."""
+
+    max_mails: int = 100
+    """Mails of one session."""
+
+    mails_per_minute: int = 100
+    """Mails of one unauthenticated address (IPv6: its /64) in a minute."""
+
+    max_hops: int = 50
+    """Received fields a mail may carry: with more it goes in circles."""
+
+    bare_lines: BareLines = BareLines.REJECT
+    """A mail from strangers with a CR or LF that stands alone: `reject` it or `normalize` it to CRLF."""
+
+    bare_lines_submitted: BareLines = BareLines.NORMALIZE
+    """The same for mails of users."""
+
+    mx_auth: bool = False
+    """Offer AUTH on port 25 too (over TLS): only for programs that cannot use 587 or 465."""
+
+    greet_wait: Seconds = Seconds(0)
+    """How long to wait before the greeting, so that who speaks first shows itself. The gate has its own tests."""
+
+    command_time: Seconds = Seconds(300)
+    """How long a client may take for one whole command."""
+
+    stress_time: Seconds = Seconds(10)
+    """The same while more than four fifths of the sessions are taken."""
+
+    session_time: Seconds = Seconds(1200)
+    """How long a session that does not authenticate may last; a mail under way is let finish."""
+
+    spool_memory: Octets = Octets(256 << 20)
+    """What mails that are arriving may take of memory, together, in one worker."""
+
+    spool_disk: Octets = Octets(2 << 30)
+    """What they may take on disk: a mail above 1 MB goes there."""
+
+    auth_failures: int = 3
+    """Wrong passwords in one session."""
+
+    auth_failures_per_minute: int = 10
+    """Wrong passwords of one address (IPv6: its /64) in a minute."""
+
+    auth_failures_per_day: int = 50
+    """Wrong passwords of one address in a day."""
+
+    auth_failures_net_per_minute: int = 30
+    """Wrong passwords of a whole /24 (IPv6: /48) in a minute."""
+
+    auth_failures_account_per_hour: int = 20
+    """Wrong passwords for one account in an hour; after that each attempt is slowed down, never locked out."""
+
+    def __post_init__(self) -> None:
+        if self.max_recipients < 100:
+            raise ValueError("max_recipients must not be below 100 (RFC 5321 §4.5.3.1.8)")
+        if self.null_sender_recipients < 1:
+            raise ValueError("null_sender_recipients must not be below 1")

@@ -1,0 +1,73 @@
+"""One mail while it comes in: its envelope, what becomes of each recipient, and the body so far."""
+
+from dataclasses import dataclass, field
+
+from gatepost.base.address import Address, ReversePath, fold
+from gatepost.base.clock import Instant
+from gatepost.base.envelope import Envelope, Recipient
+from gatepost.base.ids import MailId
+from gatepost.base.reply import Refusal
+from gatepost.blobs.spool import Spool
+from gatepost.codec.smtp.grammar import Mail, Rcpt
+from gatepost.policy.action import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One recipient that was taken, and where its mail goes."""
+
+    recipient: Recipient
+    deliveries: tuple[Delivery, ...]
+
+    @property
+    def role(self) -> bool:
+        """Tell whether it is an address that every domain must answer (RFC 5321 §4.5.1, RFC 2142 §5)."""
+        return is_role(self.recipient.address)
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What MAIL, RCPT and the body have brought so far. `refusal` is why the body will be refused at its end."""
+
+    id: MailId
+    begun_at: Instant
+    mail: Mail
+    accepted: list[Accepted] = field(default_factory=list)
+    spool: Spool | None = None
+    refusal: Refusal | None = None
+
+    @property
+    def sender(self) -> ReversePath:
+        """Return the reverse-path."""
+        return self.mail.sender
+
+    def take(self, rcpt: Rcpt, deliveries: tuple[Delivery, ...]) -> None:
+        """Add a recipient."""
+        recipient = Recipient(rcpt.address, notify=rcpt.notify, orcpt=rcpt.orcpt)
+        self.accepted.append(Accepted(recipient, deliveries))
+
+    def envelope(self) -> Envelope:
+        """Return the envelope as it stands now."""
+        mail = self.mail
+        return Envelope(
+            id=self.id,
+            received_at=self.begun_at,
+            sender=mail.sender,
+            recipients=tuple(each.recipient for each in self.accepted),
+            eight_bit=mail.eight_bit,
+            smtputf8=mail.smtputf8,
+            declared_size=mail.size,
+            ret=mail.ret,
+            envid=mail.envid,
+        )
+
+    def close(self) -> None:
+        """Let the body go."""
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
+
+
+def is_role(address: Address) -> bool:
+    """Tell whether it is postmaster or abuse."""
+    return fold(address.local) in ("postmaster", "abuse")

@@ -1,0 +1,125 @@
+"""The settings of the rules: `[policy]`.
+
+[policy.tables.blocked]
+file = "/etc/gatepost/blocked-recipients"
+
+[policy.actions.provider]
+do = "relay"
+host = "smtp.provider.example"
+port = 587
+tls = "verify"
+auth = "me"
+
+[[policy.rules]]
+match = { from = "any", for = "own", recipient = "!<blocked>" }
+action = "deliver"
+
+[[policy.rules]]
+match = { from = "local", for = "any" }
+action = "provider"
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gatepost.policy.action import RelayTls
+from gatepost.policy.table import TableSettings
+
+
+class Do(Enum):
+    """What an action does."""
+
+    DELIVER = "deliver"
+    RELAY = "relay"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSettings:
+    """One action: `[policy.actions.NAME]`. `deliver`, `relay` and `reject` need no entry of their own."""
+
+    do: Do
+    """`deliver` to a mailbox or LMTP server, `relay` to another mail server, or `reject`."""
+
+    mailbox: str = "INBOX"
+    """deliver: the mailbox it goes to when no script of the user says otherwise."""
+
+    virtual: str = ""
+    """deliver: the table that maps addresses to users or other addresses; what it does not know is refused."""
+
+    alias: str = ""
+    """deliver: the table of aliases; what it does not know is a user."""
+
+    lmtp: str = ""
+    """deliver: an LMTP server instead of our mailboxes: `/run/dovecot/lmtp` or `127.0.0.1:24`."""
+
+    rcpt_to: bool = True
+    """deliver by LMTP: say the whole address; false says the user's name alone, as OpenSMTPD 5 did."""
+
+    host: str = ""
+    """relay: this server instead of the recipient's MX; a name or an address."""
+
+    port: int = 0
+    """relay: its port; 0 is 25, or 465 with implicit_tls."""
+
+    tls: RelayTls = RelayTls.MAY
+    """relay: `may` (opportunistic), `require`, `verify` (with a certificate that holds) or `none`."""
+
+    implicit_tls: bool = False
+    """relay: TLS from the first octet, as port 465 has it."""
+
+    auth: str = ""
+    """relay: the label in the table `relay.credentials` to log in with; never without TLS."""
+
+    helo: str = ""
+    """relay: the name to greet with; empty is the server's own."""
+
+    source: str = ""
+    """relay: the address of this machine to send from."""
+
+    def __post_init__(self) -> None:
+        if self.virtual and self.alias:
+            raise ValueError("give virtual or alias, not both")
+        if self.port and not self.host:
+            raise ValueError("port needs host: without a host the recipient's MX is asked, on port 25")
+        if not 0 <= self.port <= 65_535:
+            raise ValueError(f"there is no port {self.port}")
+        if self.auth and (not self.host or self.tls is RelayTls.NONE):
+            raise ValueError("auth needs a host, and TLS: a password never goes out in the clear")
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSettings:
+    """One rule: `[[policy.rules]]`. The first whose conditions all hold decides; without one the answer is 550."""
+
+    match: Mapping[str, str | bool | tuple[str, ...]] = field(default_factory=dict)
+    """The conditions: `from` (any, local, `<table>`, networks), `for` (any, local, own, `<table>`, domains), `auth`
+    (true, false, a user, `<table>`), `tag`, `sender`, `recipient`, `helo`, `rdns`, `tls`. A leading `!` negates.
+    Without `from` it matches local sources only; without `for`, mail to this machine's own names only."""
+
+    action: str = "reject"
+    """`deliver`, `relay`, `reject`, or the name of one of `policy.actions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """Who may send where, and what becomes of it: `[policy]`."""
+
+    tables: Mapping[str, TableSettings] = field(default_factory=dict)
+    """Named lists and mappings."""
+
+    actions: Mapping[str, ActionSettings] = field(default_factory=dict)
+    """Named actions."""
+
+    rules: tuple[RuleSettings, ...] = ()
+    """The rules in order. None at all means: deliver to our own domains, relay for local and logged-in senders."""
+
+    authenticated_is_local: bool = True
+    """A logged-in sender matches `from = "local"`, as in OpenSMTPD 5; false asks for `auth` as OpenSMTPD 6 does."""
+
+    own_addresses: tuple[str, ...] = ()
+    """More addresses of this machine that count as local; loopback always does."""
+
+    subaddress: str = "+"
+    """What parts a user from a detail: `joe+lists`. Empty turns it off."""

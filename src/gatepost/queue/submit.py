@@ -1,0 +1,80 @@
+"""Take a mail into the queue: steps that belong into the unit which accepts it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from gatepost.base.address import Address
+from gatepost.base.clock import Instant
+from gatepost.base.envelope import Envelope, Recipient
+from gatepost.base.ids import MailId
+from gatepost.db.unit import Notice, Step
+from gatepost.policy.action import ToRelay
+from gatepost.queue.model import Kind, pack_mail, pack_recipient
+from gatepost.queue.sql import ADD_MAIL, ADD_RCPT
+
+NOTICE: Final = Notice("queue")
+"""Goes with every unit that has `submit_steps`, so that a worker looks at once."""
+
+
+def submit_steps(
+    envelope: Envelope,
+    body: MailId,
+    relays: Sequence[ToRelay],
+    now: Instant,
+    *,
+    origins: Sequence[Recipient] | None = None,
+    kind: Kind = Kind.MAIL,
+    returnable: bool = True,
+    size: int = 0,
+) -> tuple[Step, ...]:
+    """Return the steps that queue a mail for `relays`: one for the mail, one for each of them.
+
+    The body must get one use for each relay (`blobs.put(..., uses=mailboxes + len(relays))`). `origins` are, for
+    each relay, the recipient it was expanded from: its DSN wishes go along (RFC 3461 §5.2.7); without them each
+    relay is looked for among the envelope's recipients. `returnable` False: the sender may be forged and is never
+    told anything. The envelope's id names the queued mail; one id is queued once.
+    """
+    if not relays:
+        return ()
+    if origins is None:
+        origins = tuple(_origin(envelope, relay.recipient) for relay in relays)
+    sender = "" if envelope.sender is None else envelope.sender.key
+    mail = Step(
+        ADD_MAIL,
+        {
+            "id": envelope.id,
+            "body": body,
+            "now": now,
+            "kind": int(kind),
+            "recipients": len(relays),
+            "sender": sender,
+            "packed": pack_mail(envelope, returnable=returnable, size=size or envelope.declared_size),
+        },
+    )
+    rows = (
+        _recipient_step(envelope.id, position, relay, origin, now)
+        for position, (relay, origin) in enumerate(zip(relays, origins, strict=True))
+    )
+    return mail, *rows
+
+
+def _recipient_step(mail: MailId, position: int, relay: ToRelay, origin: Recipient, now: Instant) -> Step:
+    recipient = Recipient(relay.recipient, origin.notify, origin.orcpt)
+    return Step(
+        ADD_RCPT,
+        {
+            "mail": mail,
+            "position": position,
+            "now": now,
+            "lane": relay.route.destination(relay.recipient),
+            "recipient": str(relay.recipient),
+            "packed": pack_recipient(recipient, relay.route),
+        },
+    )
+
+
+def _origin(envelope: Envelope, address: Address) -> Recipient:
+    if len(envelope.recipients) == 1:
+        return envelope.recipients[0]
+    found = (each for each in envelope.recipients if each.address.key == address.key)
+    return next(found, Recipient(address))

@@ -1,0 +1,239 @@
+"""One connection to a next hop (RFC 5321 §4, RFC 2033).
+
+    Session.open           connect, greeting, EHLO (or HELO, LHLO), STARTTLS, AUTH     raises Unreachable
+    transaction.send       one mail; see there
+    session.quit           QUIT
+
+All waits are for a stranger: each has a limit of time, each reply one of size.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from ssl import SSLContext, SSLError
+from typing import Final
+
+from gatepost.aio.drive import Wire, connect, connect_unix
+from gatepost.base.clock import Clock
+from gatepost.base.reply import Code, Reply
+from gatepost.codec.smtp import client as smtp
+from gatepost.codec.smtp.client import Dialogue, Extensions, HeardReply, PeerBroke
+from gatepost.policy.action import Route
+from gatepost.relay.route import Hop
+from gatepost.relay.settings import RelaySettings
+
+BLOCK: Final = 65_536  # octets written before the peer must have taken most of them
+_LOST: Final = "connection lost while waiting for the answer to"
+_SLOW: Final = "no answer in time to"
+
+
+class Unreachable(Exception):
+    """This hop cannot be spoken to; another may be. `tls`: only because of TLS."""
+
+    def __init__(self, reply: Reply, *, said: bool = False, tls: bool = False) -> None:
+        super().__init__(reply.text)
+        self.reply = reply
+        self.said = said
+        self.tls = tls
+
+
+class Broken(Exception):
+    """The connection is of no use any more; the reply tells why, in our words."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.text)
+        self.reply = reply
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a smart host knows us by."""
+
+    user: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to speak on a new connection. `tls` None: plain; `verify` says which contexts count as safe."""
+
+    hostname: str
+    tls: SSLContext | None
+    tls_required: bool
+    login: Login | None = None
+
+
+class Session:
+    """One connection; `usable` tells whether another mail may go over it."""
+
+    def __init__(self, wire: Wire, hop: Hop, route: Route, settings: RelaySettings, clock: Clock) -> None:
+        """Use an open wire; `open` is the way to get one."""
+        self.hop = hop
+        self.mails = 0
+        self.wire = wire
+        self.route = route
+        self.settings = settings
+        self._clock = clock
+        self.dialogue = Dialogue()
+        self._heard: deque[HeardReply] = deque()
+        self.offered = Extensions()
+        self.broken = False
+
+    @staticmethod
+    async def open(hop: Hop, route: Route, manner: Manner, settings: RelaySettings, clock: Clock) -> "Session":
+        """Connect and come to the point where a mail can be sent; raises Unreachable."""
+        try:
+            wire = await _connect(hop, route, settings)
+        except (OSError, TimeoutError) as error:
+            raise Unreachable(
+                trouble("4.4.1", f"cannot connect to {hop.ip} port {hop.port}: {_why(error)}")
+            ) from error
+        session = Session(wire, hop, route, settings, clock)
+        try:
+            await session._begin(manner)
+        except Broken as broken:
+            wire.abort()
+            raise Unreachable(broken.reply) from broken
+        except BaseException:
+            session.quit()
+            raise
+        return session
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether another mail may go over this connection."""
+        return not self.broken and not self.wire.closed and self.mails < self.settings.mails
+
+    def quit(self) -> None:
+        """Say goodbye and close; the answer is not waited for."""
+        if not self.broken:
+            self.wire.write(smtp.QUIT)
+        self.broken = True
+        self.wire.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.broken = True
+        self.wire.abort()
+
+    # The beginning
+
+    async def _begin(self, manner: Manner) -> None:
+        if self.route.implicit_tls:
+            if manner.tls is None:
+                raise Unreachable(trouble("4.7.5", "implicit TLS is configured, and TLS switched off"), tls=True)
+            await self._handshake(manner.tls)
+        greeting = await self.listen("the greeting", self.settings.greeting_time)
+        if greeting.code != Code.READY:
+            raise Unreachable(greeting.as_reply(), said=True)
+        await self._hello(manner.hostname)
+        if self.wire.tls is None and manner.tls is not None and not self.hop.ip.startswith("/"):
+            try:
+                await self._secure(manner)
+            except Broken as broken:  # whatever goes wrong here would not have without TLS
+                raise Unreachable(broken.reply, tls=True) from broken
+        if manner.login is not None:
+            await self._log_in(manner.login)
+
+    async def _hello(self, hostname: str) -> None:
+        patience = self.settings.command_time
+        if self.route.lmtp:
+            reply = await self.ask(smtp.lhlo(hostname), "LHLO", patience)
+        else:
+            reply = await self.ask(smtp.ehlo(hostname), "EHLO", patience)
+            if reply.code >= 500:  # RFC 5321 §3.2: an old server; ask as one did before there was EHLO
+                reply = await self.ask(smtp.helo(hostname), "HELO", patience)
+                if reply.positive:
+                    self.offered = Extensions()
+                    return
+        if not reply.positive:
+            raise Unreachable(reply.as_reply(), said=True)
+        self.offered = Extensions.read(reply)
+
+    async def _secure(self, manner: Manner) -> None:
+        assert manner.tls is not None
+        if not self.offered.starttls:
+            if manner.tls_required:
+                raise Unreachable(trouble("4.7.4", f"{self.hop.name} offers no TLS, which is required"))
+            return
+        reply = await self.ask(smtp.STARTTLS, "STARTTLS", self.settings.command_time)
+        if reply.code != Code.READY:
+            raise Unreachable(reply.as_reply(), said=True, tls=True)
+        if not self.dialogue.idle or self._heard:
+            raise Unreachable(trouble("4.7.5", "the server spoke on after the answer to STARTTLS"), tls=True)
+        await self._handshake(manner.tls)
+        await self._hello(manner.hostname)
+
+    async def _handshake(self, context: SSLContext) -> None:
+        try:
+            await self.wire.start_tls_client(context, self.hop.name, self.settings.tls_time)
+        except (OSError, TimeoutError) as error:  # SSLError is an OSError
+            self.broken = True
+            raise Unreachable(trouble("4.7.5", f"TLS handshake failed: {_why(error)}"), tls=True) from error
+
+    async def _log_in(self, login: Login) -> None:
+        if self.wire.tls is None and not self.wire.peer_ip.startswith("127.") and self.wire.peer_ip != "::1":
+            raise Unreachable(trouble("4.7.0", "the password is not sent without TLS"))
+        patience = self.settings.command_time
+        if "PLAIN" in self.offered.mechanisms:
+            reply = await self.ask(smtp.auth_plain(login.user, login.password), "AUTH", patience)
+        elif "LOGIN" in self.offered.mechanisms:
+            for octets in smtp.auth_login(login.user, login.password):
+                reply = await self.ask(octets, "AUTH", patience)
+                if not reply.positive:
+                    break
+        else:
+            raise Unreachable(trouble("4.7.0", f"{self.hop.name} offers neither AUTH PLAIN nor LOGIN"))
+        if reply.code != Code.AUTHENTICATED:
+            # Wrong credentials are our mistake, not the sender's: the mail waits until they are mended.
+            raise Unreachable(Reply(Code.AUTH_TEMPORARY, "4.7.8", f"login refused: {reply}"))
+
+    # One exchange
+
+    async def ask(self, octets: bytes, what: str, patience: float) -> HeardReply:
+        self.wire.write(octets)
+        return await self.listen(what, patience)
+
+    async def listen(self, what: str, patience: float) -> HeardReply:
+        """Return the next reply; `patience` is in seconds for the whole of it. Raises Broken."""
+        deadline = self._clock.steady() + patience
+        try:
+            while not self._heard:
+                octets = await self.wire.read(deadline)
+                if not octets:
+                    raise Broken(trouble("4.4.2", f"{_LOST} {what}"))
+                self._heard.extend(event.reply for event in self.dialogue.receive(octets))
+        except TimeoutError as error:
+            raise Broken(trouble("4.4.2", f"{_SLOW} {what}")) from error
+        except ConnectionError as error:
+            raise Broken(trouble("4.4.2", f"{_LOST} {what}")) from error
+        except PeerBroke as error:
+            raise Broken(trouble("4.5.0", f"bad answer to {what}: {error}")) from error
+        return self._heard.popleft()
+
+    async def drain(self) -> None:
+        try:
+            await self.wire.drain(self._clock.steady() + self.settings.block_time)
+        except TimeoutError as error:
+            raise Broken(trouble("4.4.2", "the server stopped taking the mail")) from error
+        except ConnectionError as error:
+            raise Broken(trouble("4.4.2", "connection lost while sending the mail")) from error
+
+
+async def _connect(hop: Hop, route: Route, settings: RelaySettings) -> Wire:
+    if hop.ip.startswith("/"):
+        return await connect_unix(hop.ip, timeout=settings.connect_time)
+    return await connect(hop.ip, hop.port, local_ip=route.source or None, timeout=settings.connect_time)
+
+
+def trouble(enhanced: str, text: str) -> Reply:
+    return Reply(Code.LOCAL_ERROR, enhanced, text)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, SSLError):
+        return str(error.reason or error)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__

@@ -1,0 +1,193 @@
+"""Deliver one consignment: over a kept connection, or over a new one to the best host that answers."""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from ssl import SSLContext
+from typing import Protocol
+
+from gatepost.base.clock import Clock
+from gatepost.base.ids import id_text
+from gatepost.base.ports import Log
+from gatepost.base.reply import Code, Reply
+from gatepost.base.settings import BadSetting
+from gatepost.policy.action import RelayTls, Route
+from gatepost.policy.table import TableSettings, load_table
+from gatepost.relay.client import Login, Manner, Session, Unreachable
+from gatepost.relay.model import Consignment, Fate, Result
+from gatepost.relay.pool import Pool
+from gatepost.relay.room import Room
+from gatepost.relay.route import NO_HOST, Hop, NoRoute, Router
+from gatepost.relay.settings import RelaySettings
+from gatepost.relay.transaction import send
+
+
+class Contacts(Protocol):
+    """Who wants to know whom we mailed: the gate lets answers in."""
+
+    def contacted(self, ip: str) -> None:
+        """Learn that a mail was taken by this address."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContexts:
+    """How we speak TLS to others: with any certificate, and with one that must hold."""
+
+    any: SSLContext
+    verify: SSLContext
+
+
+class Relay:
+    """Sends mail to other machines. `deliver` never raises for what a stranger does."""
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        router: Router,
+        contexts: TlsContexts,
+        *,
+        hostname: str,
+        clock: Clock,
+        log: Log,
+        contacts: Contacts | None = None,
+        logins: Mapping[str, Login] | None = None,
+    ) -> None:
+        """Make it; `logins` by the labels that routes name, see `read_logins`."""
+        self._settings = settings
+        self._router = router
+        self._contexts = contexts
+        self._hostname = settings.helo or hostname
+        self._clock = clock
+        self._log = log
+        self._contacts = contacts
+        self._logins = logins or {}
+        self._pool = Pool(settings.idle)
+        self._room = Room(settings.in_memory)
+
+    async def deliver(self, consignment: Consignment) -> tuple[Result, ...]:
+        """Try once; return one result for each recipient, in order."""
+        async with self._room.hold(consignment.size):
+            results: list[Result] = []
+            most = self._settings.recipients
+            for start in range(0, len(consignment.recipients), most):
+                part = replace(consignment, recipients=consignment.recipients[start : start + most])
+                results += await self._deliver(part)
+        self._tell(consignment, results)
+        return tuple(results)
+
+    def close(self) -> None:
+        """End the kept connections."""
+        self._pool.close()
+
+    async def _deliver(self, consignment: Consignment) -> tuple[Result, ...]:
+        route = consignment.route
+        destination = route.destination(consignment.recipients[0].address)
+        session = self._pool.take((destination, route))
+        if session is not None:
+            results = await self._over(session, destination, consignment)
+            if not all(result.host_down for result in results):
+                return results
+        last = Result(Fate.DEFERRED, NO_HOST, said=False, host_down=True)
+        try:
+            async with aclosing(self._router.hops(route, destination)) as hops:
+                async for hop in hops:
+                    tried = await self._try(hop, destination, consignment)
+                    if not isinstance(tried, Result):
+                        return tried
+                    last = tried
+        except NoRoute as none:
+            if not last.host:
+                fate = Fate.DEFERRED if none.reply.temporary else Fate.FAILED
+                last = Result(fate, none.reply, host_down=none.reply.temporary, said=False)
+        return tuple(last for _ in consignment.recipients)
+
+    async def _try(self, hop: Hop, destination: str, consignment: Consignment) -> tuple[Result, ...] | Result:
+        """Try one host; a single Result tells that the next one should be tried."""
+        try:
+            session = await self._open(hop, consignment.route)
+        except Unreachable as reason:
+            self._log.info(
+                "hop_unreachable",
+                message=id_text(consignment.mail),
+                host=hop.name,
+                ip=hop.ip,
+                reply=reason.reply.text,
+            )
+            return Result(Fate.DEFERRED, reason.reply, hop.name, hop.ip, host_down=True, said=reason.said)
+        results = await self._over(session, destination, consignment)
+        return results[0] if all(result.host_down for result in results) else results
+
+    async def _over(self, session: Session, destination: str, consignment: Consignment) -> tuple[Result, ...]:
+        try:
+            content = await consignment.load()
+            results = await send(session, consignment, content)
+        except BaseException:
+            session.abort()
+            raise
+        self._pool.put((destination, consignment.route), session)
+        return results
+
+    async def _open(self, hop: Hop, route: Route) -> Session:
+        """Open a session, with TLS where that works; raises Unreachable."""
+        manner = self._manner(route)
+        try:
+            return await Session.open(hop, route, manner, self._settings, self._clock)
+        except Unreachable as reason:
+            if not reason.tls or manner.tls_required:
+                raise
+            self._log.warning("tls_failed", host=hop.name, ip=hop.ip, reason=reason.reply.text, then="plain")
+        return await Session.open(hop, route, replace(manner, tls=None), self._settings, self._clock)
+
+    def _manner(self, route: Route) -> Manner:
+        login = None
+        if route.auth:
+            login = self._logins.get(route.auth)
+            if login is None:
+                text = f"there are no credentials {route.auth!r}"
+                raise Unreachable(Reply(Code.AUTH_TEMPORARY, "4.7.8", text))
+        wanted = route.implicit_tls or route.tls is not RelayTls.NONE
+        required = wanted and (
+            route.tls is not RelayTls.MAY
+            or route.implicit_tls
+            or login is not None
+            or not self._settings.allow_plain
+        )
+        context = self._contexts.verify if route.tls is RelayTls.VERIFY else self._contexts.any
+        return Manner(route.helo or self._hostname, context if wanted else None, required, login)
+
+    def _tell(self, consignment: Consignment, results: list[Result]) -> None:
+        """Log each answer; tell the gate whom we reached."""
+        reached = {
+            result.ip for result in results if result.fate is Fate.DELIVERED and not result.ip.startswith("/")
+        }
+        if self._contacts is not None:
+            for ip in reached:
+                self._contacts.contacted(ip)
+        for recipient, result in zip(consignment.recipients, results, strict=True):
+            tell = self._log.warning if result.in_doubt else self._log.info
+            tell(
+                "possible_duplicate" if result.in_doubt else result.fate.value,
+                message=id_text(consignment.mail),
+                to=str(recipient.address),
+                host=result.host,
+                ip=result.ip,
+                tls=result.tls.version if result.tls else "",
+                reply=f"{result.reply.code} {result.reply.enhanced} {result.reply.text}",
+            )
+
+
+def read_logins(path: str) -> Mapping[str, Login]:
+    """Read `label user:password` lines (table(5), credentials); raises BadSetting. No path, no logins."""
+    if not path:
+        return {}
+    if Path(path).exists() and Path(path).stat().st_mode & 0o077:
+        raise BadSetting(("relay", "credentials"), f"{path} is readable by others", f"chmod 600 {path}")
+    logins: dict[str, Login] = {}
+    for label, value in load_table("relay.credentials", TableSettings(file=path)).plain().items():
+        user, colon, password = value.partition(":")
+        if not colon:
+            user, password = label, value
+        logins[label] = Login(user, password)
+    return logins

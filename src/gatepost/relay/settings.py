@@ -1,0 +1,84 @@
+"""The settings of sending: `[relay]`."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gatepost.base.units import Octets, Seconds
+
+
+class EightBit(Enum):
+    """What becomes of 8-bit mail where the next hop does not offer 8BITMIME."""
+
+    BOUNCE = "bounce"
+    SEND = "send"
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """How mail goes out: `[relay]`."""
+
+    helo: str = ""
+    """The name to greet other servers with; empty is the server's own."""
+
+    port: int = 25
+    """The port of other domains' mail servers. Only a trial on one machine needs another."""
+
+    allow_loopback: bool = False
+    """Let an MX lead to this machine's loopback addresses. Only for a trial: it would loop."""
+
+    allow_plain: bool = True
+    """Deliver without TLS where a next hop offers none (opportunistic TLS, RFC 7435)."""
+
+    credentials: str = ""
+    """A file with `label user:password` lines, for actions with `auth`."""
+
+    eight_bit: EightBit = EightBit.BOUNCE
+    """`bounce` 8-bit mail where the next hop offers no 8BITMIME (RFC 6152 §3), or `send` it as it is."""
+
+    sessions: int = 100
+    """Deliveries at the same time, all destinations together."""
+
+    sessions_first: int = 2
+    """Deliveries to one destination at the same time at first; success lets them grow."""
+
+    sessions_most: int = 10
+    """Deliveries to one destination at the same time at most."""
+
+    mails: int = 100
+    """Mails over one connection before a new one is made."""
+
+    idle: Seconds = Seconds(5)
+    """How long a connection is kept for the next mail."""
+
+    hosts: int = 5
+    """Mail servers of one domain tried in one run."""
+
+    recipients: int = 100
+    """Recipients in one transaction (RFC 5321 §4.5.3.1.8 promises 100)."""
+
+    in_memory: Octets = Octets(256 * 1024 * 1024)
+    """Bodies under way at the same time, all together."""
+
+    connect_time: Seconds = Seconds(30)
+    """Patience for a connection."""
+
+    greeting_time: Seconds = Seconds(300)
+    """Patience for the greeting (RFC 5321 §4.5.3.2.1)."""
+
+    command_time: Seconds = Seconds(300)
+    """Patience for the answers to EHLO, MAIL and RCPT (§4.5.3.2.2-3)."""
+
+    tls_time: Seconds = Seconds(300)
+    """Patience for a TLS handshake."""
+
+    data_time: Seconds = Seconds(120)
+    """Patience for the answer to DATA (§4.5.3.2.4)."""
+
+    block_time: Seconds = Seconds(180)
+    """Patience for each block of the mail to be taken (§4.5.3.2.5)."""
+
+    end_time: Seconds = Seconds(600)
+    """Patience for the answer to the end of the mail (§4.5.3.2.6)."""
+
+    quit_time: Seconds = Seconds(5)
+    """Patience for the answer to QUIT."""

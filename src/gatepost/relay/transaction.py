@@ -1,0 +1,239 @@
+"""One mail over one session: MAIL, RCPTs, DATA, the octets, the dot; one Result for each recipient.
+
+Only a 2yz after the dot means delivered. When the connection ends between the dot and that answer nobody can know
+(RFC 1047): the recipients are deferred and marked `in_doubt`. Before the dot a lost connection has done nothing;
+when it is lost before MAIL was taken, or MAIL is answered 421, the host is down and another may take the mail.
+"""
+
+from typing import Final
+
+from gatepost.base.address import Address, fold_domain
+from gatepost.base.envelope import Recipient
+from gatepost.base.reply import Code, Reply
+from gatepost.codec.smtp import client as smtp
+from gatepost.codec.smtp.client import HeardReply
+from gatepost.relay.client import Broken, Session, trouble
+from gatepost.relay.model import Consignment, Fate, Result
+from gatepost.relay.settings import EightBit
+
+BLOCK: Final = 65_536  # octets written before the peer must have taken most of them
+
+
+async def send(session: Session, consignment: Consignment, content: bytes) -> tuple[Result, ...]:
+    """Do one transaction; return one result for each recipient, in order; `session.usable` says what is next."""
+    session.mails += 1
+    transaction = _Transaction(session, consignment, content)
+    try:
+        await transaction.run()
+    except Broken as broken:
+        session.abort()
+        transaction.give_up(broken.reply)
+    return transaction.results()
+
+
+class _Transaction:
+    """One mail over one session, and what is known of each recipient so far."""
+
+    def __init__(self, session: Session, consignment: Consignment, content: bytes) -> None:
+        self._session = session
+        self._consignment = consignment
+        self._content = content
+        self._results: list[Result | None] = [None] * len(consignment.recipients)
+        self._begun = False
+        self._dotted = False
+
+    def results(self) -> tuple[Result, ...]:
+        """Return what became of each recipient."""
+        assert all(result is not None for result in self._results)
+        return tuple(result for result in self._results if result is not None)
+
+    def give_up(self, reply: Reply) -> None:
+        """Defer all whose fate is open: the connection is gone."""
+        self._close(reply, said=False)
+
+    async def run(self) -> None:
+        """Do it; raises Broken where the connection ends too early."""
+        refusal = self._cannot()
+        if refusal is not None:
+            self._close(refusal, said=False)
+        elif self._session.offered.pipelining:
+            await self._pipelined()
+        else:
+            await self._step_by_step()
+
+    async def _step_by_step(self) -> None:
+        session, patience = self._session, self._session.settings.command_time
+        reply = await session.ask(self._mail(), "MAIL", patience)
+        if not self._sender_taken(reply):
+            return
+        for at, recipient in enumerate(self._consignment.recipients):
+            reply = await session.ask(self._rcpt(recipient), "RCPT", patience)
+            if not self._recipient_answered(at, reply):
+                return
+        if not self._open():
+            await self._reset()
+            return
+        reply = await session.ask(smtp.DATA, "DATA", session.settings.data_time)
+        if self._data_taken(reply):
+            await self._body()
+
+    async def _pipelined(self) -> None:
+        """Send MAIL, RCPTs and DATA in one group (RFC 2920 §3.1) and take the answers in order."""
+        session, patience = self._session, self._session.settings.command_time
+        rcpts = [self._rcpt(recipient) for recipient in self._consignment.recipients]
+        session.wire.write(b"".join((self._mail(), *rcpts, smtp.DATA)))
+        taken = self._sender_taken(await session.listen("MAIL", patience))
+        for at in range(len(rcpts)):
+            if session.broken:
+                return
+            reply = await session.listen("RCPT", patience)
+            if taken and not self._recipient_answered(at, reply):
+                return
+        reply = await session.listen("DATA", session.settings.data_time)
+        if self._open():
+            if self._data_taken(reply):
+                await self._body()
+        elif reply.code == Code.START_DATA:
+            # RFC 2920 §3.1: a server that takes DATA without a recipient gets an empty mail, which it must refuse.
+            await session.ask(session.dialogue.data_end(), "the empty mail", session.settings.end_time)
+        elif taken:
+            await self._reset()
+
+    def _cannot(self) -> Reply | None:
+        """Return why this host can never take the mail, from what it offered."""
+        offered, content = self._session.offered, self._content
+        if offered.size and len(content) > offered.size:  # RFC 1870 §6.1
+            text = f"the mail has {len(content)} octets, the server takes {offered.size}"
+            return Reply(Code.TOO_BIG, "5.3.4", text)
+        if not offered.smtputf8 and needs_utf8(self._consignment, content):  # RFC 6531 §3.2
+            return Reply(Code.NAME_NOT_ALLOWED, "5.6.7", "the mail needs SMTPUTF8, which the server does not offer")
+        bounce = self._session.settings.eight_bit is EightBit.BOUNCE
+        if bounce and not (offered.eight_bit or offered.smtputf8 or content.isascii()):  # RFC 6152 §3
+            return Reply(Code.FAILED, "5.6.3", "the mail has 8-bit octets, and the server does not offer 8BITMIME")
+        return None
+
+    def _mail(self) -> bytes:
+        offered, consignment = self._session.offered, self._consignment
+        utf8 = offered.smtputf8 and (consignment.smtputf8 or needs_utf8(consignment, self._content))
+        eight = offered.eight_bit and (consignment.eight_bit or utf8 or not self._content.isascii())
+        sender = consignment.sender
+        if sender is not None and not utf8:
+            sender = _downgraded(sender)
+        return smtp.mail(
+            sender,
+            size=len(self._content) if offered.size is not None else 0,
+            eight_bit=eight,
+            smtputf8=utf8,
+            ret=consignment.ret if offered.dsn else "",
+            envid=consignment.envid if offered.dsn else "",
+        )
+
+    def _rcpt(self, recipient: Recipient) -> bytes:
+        offered = self._session.offered
+        address = recipient.address if offered.smtputf8 else _downgraded(recipient.address)
+        if not offered.dsn:
+            return smtp.rcpt(address)
+        return smtp.rcpt(address, notify=recipient.notify, orcpt=recipient.orcpt)
+
+    def _sender_taken(self, reply: HeardReply) -> bool:
+        if 200 <= reply.code < 300:
+            self._begun = True
+            return True
+        # 421 says that the host goes, not that it has something against this mail: another may take it.
+        self._close(reply.as_reply(), host_down=reply.code == Code.SHUTTING_DOWN)
+        return False
+
+    def _recipient_answered(self, at: int, reply: HeardReply) -> bool:
+        """Note one recipient's answer; False when the server leaves."""
+        if reply.code == Code.SHUTTING_DOWN:
+            self._close(reply.as_reply())
+            return False
+        if reply.code == Code.TOO_BIG and reply.enhanced == "5.5.3":  # RFC 5321 §4.5.3.1.10: too many recipients
+            self._results[at] = self._result(Reply(Code.NO_STORAGE, "4.5.3", reply.text))
+        elif not 200 <= reply.code < 300:
+            self._results[at] = self._result(reply.as_reply())
+        return True
+
+    def _data_taken(self, reply: HeardReply) -> bool:
+        if reply.code == Code.START_DATA:
+            return True
+        answer = reply.as_reply()
+        if reply.positive:
+            answer = trouble("4.5.0", f"the server answered DATA with {reply}")
+            self._session.broken = True
+        self._close(answer, said=not reply.positive)
+        return False
+
+    async def _body(self) -> None:
+        session = self._session
+        for start in range(0, len(self._content), BLOCK):
+            session.wire.write(session.dialogue.data_octets(self._content[start : start + BLOCK]))
+            await session.drain()
+        end = session.dialogue.data_end()
+        self._dotted = True
+        session.wire.write(end)
+        if session.route.lmtp:
+            for at in self._open():  # RFC 2033 §4.2: one answer for each recipient taken, in order
+                self._ended(at, await session.listen("the mail", session.settings.end_time))
+            return
+        reply = await session.listen("the mail", session.settings.end_time)
+        for at in self._open():
+            self._ended(at, reply)
+
+    def _ended(self, at: int, reply: HeardReply) -> None:
+        answer = reply.as_reply()
+        if 300 <= reply.code < 400:
+            answer = trouble("4.5.0", f"the server answered the mail with {reply}")
+        self._results[at] = self._result(answer)
+        if reply.code == Code.SHUTTING_DOWN:
+            self._session.broken = True
+
+    async def _reset(self) -> None:
+        """Make the session fit for the next mail."""
+        session = self._session
+        reply = await session.ask(smtp.RSET, "RSET", session.settings.command_time)
+        if not reply.positive:
+            session.broken = True
+
+    def _open(self) -> list[int]:
+        return [at for at, result in enumerate(self._results) if result is None]
+
+    def _close(self, reply: Reply, *, said: bool = True, host_down: bool = False) -> None:
+        if reply.code == Code.SHUTTING_DOWN:
+            self._session.broken = True
+        in_doubt = self._dotted and not said
+        down = host_down or (reply.temporary and not self._begun and not said)
+        for at in self._open():
+            self._results[at] = self._result(reply, said=said, in_doubt=in_doubt, host_down=down)
+
+    def _result(
+        self, reply: Reply, *, said: bool = True, in_doubt: bool = False, host_down: bool = False
+    ) -> Result:
+        if 200 <= reply.code < 300:
+            fate = Fate.DELIVERED
+        elif 500 <= reply.code < 600:
+            fate = Fate.FAILED
+        else:
+            fate = Fate.DEFERRED
+        hop, wire = self._session.hop, self._session.wire
+        passed = fate is Fate.DELIVERED and self._session.offered.dsn
+        return Result(fate, reply, hop.name, hop.ip, wire.tls, passed, in_doubt, host_down, said)
+
+
+def needs_utf8(consignment: Consignment, content: bytes) -> bool:
+    """Tell whether a mail can only be sent with SMTPUTF8: a local part or the header has other letters than ASCII.
+
+    A domain never does: it has an A-label form.
+    """
+    senders = () if consignment.sender is None else (consignment.sender,)
+    addresses = (*senders, *(recipient.address for recipient in consignment.recipients))
+    if not all(address.local.isascii() for address in addresses):
+        return True
+    if not consignment.smtputf8:
+        return False
+    end = content.find(b"\r\n\r\n")
+    return not (content if end < 0 else content[:end]).isascii()
+
+
+def _downgraded(address: Address) -> Address:
+    return address if address.domain.isascii() else Address(address.local, fold_domain(address.domain))

@@ -1,0 +1,1 @@
+"""The reader's side: IMAP and POP3 over the store."""

@@ -1,0 +1,1 @@
+"""IMAP4rev1 sessions (RFC 3501) over the store."""

@@ -1,0 +1,230 @@
+"""FETCH (RFC 3501 §6.4.5): flags from memory, the rest from what was rendered at delivery, bodies by slices."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, cast
+
+from gatepost.base.clock import Instant
+from gatepost.base.ids import MailId
+from gatepost.codec.imap.attributes import Attribute, Cut, Fact, Section, parse_attributes
+from gatepost.codec.imap.sets import parse_set
+from gatepost.codec.imap.tokens import Tokens
+from gatepost.codec.imap.write import internal_date, literal
+from gatepost.codec.mail.header import HeaderBlock
+from gatepost.db.unit import Row
+from gatepost.store.flags import SEEN
+from gatepost.store.model import Wanted
+from gatepost.store.sections import Section as StoredSection
+from gatepost.store.sections import part_at, unpack
+from gatepost.view.imap.selected import Selected
+from gatepost.view.imap.session import Bad, ImapSession
+
+WRITE_OCTETS: Final = 256 << 10
+SLICE_ROWS: Final = 2_000
+_FLAGS_ALONE: Final = frozenset((Fact.UID, Fact.FLAGS))
+_COLUMNS: Final = (
+    (Fact.ENVELOPE, Wanted.ENVELOPE),
+    (Fact.STRUCTURE, Wanted.STRUCTURE),
+    (Fact.BODY, Wanted.BODY_STRUCTURE),
+)
+
+
+async def fetch(session: ImapSession, tokens: Tokens, uid: bool) -> str:
+    """FETCH and UID FETCH."""
+    tokens.space()
+    ranges = parse_set(tokens.set_text())
+    tokens.space()
+    attributes = parse_attributes(tokens)
+    tokens.end()
+    selected = session.open
+    if not uid and selected.beyond(ranges):
+        raise Bad("There is no such message")
+    if uid and Fact.UID not in attributes:
+        attributes = (Fact.UID, *attributes)
+    spans = selected.positions(ranges, uid=uid)
+    if not spans:
+        return "Fetch completed"
+    if set(attributes) <= _FLAGS_ALONE:
+        await _flags(session, selected, spans, attributes)
+        return "Fetch completed"
+    seen = await _mark_seen(session, selected, spans, attributes)
+    missing = await _Answers(session, selected, attributes, seen).write(spans)
+    if missing:
+        return "[EXPUNGEISSUED] Some messages were expunged meanwhile"
+    return "Fetch completed"
+
+
+async def _flags(
+    session: ImapSession, selected: Selected, spans: Sequence[range], attributes: Sequence[Attribute]
+) -> None:
+    """Answer what is in memory: the whole mailbox from one string, else message by message."""
+    if attributes == (Fact.UID, Fact.FLAGS) and len(spans) == 1 and len(spans[0]) == len(selected):
+        session.say(selected.uid_flags())
+        await session.flush()
+        return
+    with_uid, with_flags = Fact.UID in attributes, Fact.FLAGS in attributes
+    for span in spans:
+        for begin in range(span.start, span.stop, SLICE_ROWS):
+            lines = []
+            for at in range(begin, min(begin + SLICE_ROWS, span.stop)):
+                facts = [b"UID %d" % selected.uids[at]] if with_uid else []
+                if with_flags:
+                    facts.append(b"FLAGS " + selected.rendered(selected.flags[at]))
+                lines.append(b"* %d FETCH (%b)\r\n" % (at + 1, b" ".join(facts)))
+            session.say(b"".join(lines))
+            await session.flush()
+            await asyncio.sleep(0)
+
+
+async def _mark_seen(
+    session: ImapSession, selected: Selected, spans: Sequence[range], attributes: Sequence[Attribute]
+) -> frozenset[int]:
+    r"""Set \Seen where a body is fetched without PEEK; return the indices whose flags are to be told."""
+    if selected.read_only or all(isinstance(each, Fact) or each.peek for each in attributes):
+        return frozenset()
+    unseen = [at for span in spans for at in span if not selected.flags[at] & SEEN]
+    if not unseen:
+        return frozenset()
+    uids = [selected.uids[at] for at in unseen]
+    ranges = (
+        selected.uid_ranges([range(at, at + 1) for at in unseen])
+        if len(uids) < len(selected)
+        else ((uids[0], uids[-1]),)
+    )
+    done = await session.services.mailboxes.change_flags(selected.mailbox.id, ranges, add=SEEN)
+    return frozenset(selected.set_flags(done.rows))
+
+
+class _Answers:
+    """Writes the FETCH answers of one command, page by page of listings."""
+
+    def __init__(
+        self, session: ImapSession, selected: Selected, attributes: Sequence[Attribute], seen: frozenset[int]
+    ) -> None:
+        self._session = session
+        self._selected = selected
+        self._attributes = attributes
+        self._seen = seen
+        self._sections = [each for each in attributes if isinstance(each, Section)]
+        wanted = Wanted.FACTS
+        for fact, column in _COLUMNS:
+            if fact in attributes:
+                wanted |= column
+        if any(each.path for each in self._sections):
+            wanted |= Wanted.SECTIONS
+        self._wanted = wanted
+        order = [fact for fact, _ in _COLUMNS if fact in attributes]
+        self._column = {fact: 8 + at for at, fact in enumerate(order)}
+        self._sections_column = 8 + len(order)
+
+    async def write(self, spans: Sequence[range]) -> int:
+        """Answer; return how many messages were gone."""
+        selected, session = self._selected, self._session
+        ranges = selected.uid_ranges(spans)
+        answered = 0
+        pending: list[bytes] = []
+        size = 0
+        async for rows in session.services.mailboxes.listing(selected.mailbox.id, ranges, self._wanted):
+            for row in rows:
+                number = selected.number(cast(int, row[0]))
+                if number is None:
+                    continue
+                line = await self._line(number, row)
+                answered += 1
+                pending.append(line)
+                size += len(line)
+                if size > WRITE_OCTETS:
+                    session.say(b"".join(pending))
+                    await session.flush()
+                    pending, size = [], 0
+            await asyncio.sleep(0)
+        session.say(b"".join(pending))
+        return sum(map(len, spans)) - answered
+
+    async def _line(self, number: int, row: Row) -> bytes:
+        content = (
+            await self._session.services.mailboxes.content(MailId(cast(int, row[1]))) if self._sections else b""
+        )
+        facts = [
+            self._fact(each, number, row) if isinstance(each, Fact) else self._section(each, content, row)
+            for each in self._attributes
+        ]
+        if number - 1 in self._seen and Fact.FLAGS not in self._attributes:
+            facts.append(b"FLAGS " + self._selected.rendered(self._selected.flags[number - 1]))
+        return b"* %d FETCH (%b)\r\n" % (number, b" ".join(facts))
+
+    def _fact(self, fact: Fact, number: int, row: Row) -> bytes:
+        match fact:
+            case Fact.UID:
+                return b"UID %d" % cast(int, row[0])
+            case Fact.FLAGS:
+                return b"FLAGS " + self._selected.rendered(self._selected.flags[number - 1])
+            case Fact.SIZE:
+                return b"RFC822.SIZE %d" % cast(int, row[3])
+            case Fact.DATE:
+                return b"INTERNALDATE " + internal_date(Instant(cast(int, row[4])))
+            case Fact.ENVELOPE:
+                return b"ENVELOPE " + cast(bytes, row[self._column[fact]])
+            case Fact.STRUCTURE:
+                return b"BODYSTRUCTURE " + cast(bytes, row[self._column[fact]])
+            case Fact.BODY:
+                return b"BODY " + cast(bytes, row[self._column[fact]])
+
+    def _section(self, section: Section, content: bytes, row: Row) -> bytes:
+        octets: bytes | None
+        if not section.path:
+            octets = whole_message(section, content, cast(int, row[7]))
+        else:
+            octets = part_octets(section, content, unpack(cast(bytes, row[self._sections_column])))
+        if octets is None:
+            return section.label + b" NIL"
+        if section.partial is not None:
+            first, length = section.partial
+            octets = octets[first : first + length]
+        return section.label + b" " + literal(octets)
+
+
+def whole_message(section: Section, content: bytes, header_end: int) -> bytes:
+    """Cut a section of the message itself."""
+    match section.cut:
+        case Cut.TEXT:
+            return content[header_end:]
+        case Cut.HEADER:
+            return content[:header_end]
+        case Cut.FIELDS | Cut.FIELDS_NOT:
+            return chosen_fields(section, content, 0, header_end)
+        case _:
+            return content
+
+
+def part_octets(section: Section, content: bytes, root: StoredSection) -> bytes | None:
+    """Cut a section of a part; None where there is no such part."""
+    part = part_at(root, section.path)
+    if part is None:
+        return None
+    match section.cut:
+        case Cut.ALL:
+            return content[part.body : part.end]
+        case Cut.MIME:
+            return content[part.start : part.body]
+    if not part.message:
+        return None
+    inside = part.parts[0]
+    match section.cut:
+        case Cut.HEADER:
+            return content[inside.start : inside.body]
+        case Cut.TEXT:
+            return content[inside.body : inside.end]
+        case _:
+            return chosen_fields(section, content, inside.start, inside.body)
+
+
+def chosen_fields(section: Section, content: bytes, start: int, end: int) -> bytes:
+    """Return the fields that are named (or those that are not), and the empty line behind them."""
+    header = HeaderBlock.parse(content, start, end)
+    wanted = section.cut is Cut.FIELDS
+    picked = [
+        content[each.start : each.end] for each in header.fields if (each.name.lower() in section.names) is wanted
+    ]
+    text = b"".join(picked)
+    return text + (b"" if not text or text.endswith(b"\r\n") else b"\r\n") + b"\r\n"

@@ -1,0 +1,73 @@
+"""SEARCH (RFC 3501 §6.4.4): the keys become the store's criteria, and sequence numbers become UIDs."""
+
+from datetime import UTC, datetime, time, timedelta
+from typing import Final
+
+from gatepost.base.clock import MICROSECONDS, Instant
+from gatepost.codec.imap import criteria as keys
+from gatepost.codec.imap.criteria import BadCharset, Key, parse_search
+from gatepost.codec.imap.tokens import Tokens
+from gatepost.store import search as store
+from gatepost.store.flags import known_mask
+from gatepost.store.search import Criterion
+from gatepost.store.uids import runs
+from gatepost.view.imap.selected import Selected
+from gatepost.view.imap.session import Bad, ImapSession, No
+
+_FAR: Final = Instant((1 << 62) - 1)
+_NOTHING: Final = store.Not(store.HasFlags(0))
+
+
+async def search(session: ImapSession, tokens: Tokens, uid: bool) -> str:
+    """SEARCH and UID SEARCH."""
+    tokens.space()
+    try:
+        key = parse_search(tokens)
+    except BadCharset as wrong:
+        raise No(f"Charset {wrong} is not known here", "BADCHARSET (US-ASCII UTF-8)") from None
+    selected = session.open
+    criterion = _criterion(key, selected)
+    rows = [(number, mask, 0) for number, mask in zip(selected.uids, selected.flags, strict=True)]
+    try:
+        found = await store.search(session.services.mailboxes, selected.mailbox.id, criterion, rows)
+    except store.TooDeep as deep:
+        raise Bad(str(deep)) from deep
+    numbers = found if uid else [number for each in found if (number := selected.number(each)) is not None]
+    session.say(b"* SEARCH" + b"".join(b" %d" % number for number in numbers) + b"\r\n")
+    return "Search completed"
+
+
+def _criterion(key: Key, selected: Selected) -> Criterion:
+    match key:
+        case keys.All(wanted=wanted):
+            return store.HasFlags(0) if wanted else _NOTHING
+        case keys.HasFlag(name=name, wanted=wanted):
+            mask, unknown = known_mask((name,), selected.keywords)
+            has: Criterion = _NOTHING if unknown else store.HasFlags(mask)
+            return has if wanted else store.Not(has)
+        case keys.InSet(ranges=ranges, uid=uid):
+            spans = selected.positions(ranges, uid=uid)
+            return store.InUids(runs(selected.chosen(spans))) if spans else _NOTHING
+        case keys.Size(octets=octets, larger=larger):
+            return store.Larger(octets) if larger else store.Smaller(octets)
+        case keys.Day():
+            return _day(key)
+        case keys.InField(name=name, text=text):
+            return store.InHeader(name, text)
+        case keys.InBody(text=text, whole=whole):
+            return store.InText(text) if whole else store.InBody(text)
+        case keys.Not(key=inner):
+            return store.Not(_criterion(inner, selected))
+        case keys.Either(one=one, other=other):
+            return store.AnyOf((_criterion(one, selected), _criterion(other, selected)))
+        case keys.Every(keys=every):
+            return store.AllOf(tuple(_criterion(each, selected) for each in every))
+
+
+def _day(key: keys.Day) -> Criterion:
+    midnight = datetime.combine(key.day, time(0), UTC)
+    first = Instant(int(midnight.timestamp()) * MICROSECONDS)
+    following = Instant(int((midnight + timedelta(days=1)).timestamp()) * MICROSECONDS)
+    spans = {"BEFORE": (Instant(-_FAR), first), "ON": (first, following), "SINCE": (first, _FAR)}
+    since, before = spans[key.how]
+    return store.Sent(since, before) if key.sent else store.Arrived(since, before)

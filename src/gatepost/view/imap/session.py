@@ -1,0 +1,319 @@
+"""One IMAP connection: reads commands, lets those through that its state allows, tells the news between them.
+
+NOT_AUTHENTICATED --LOGIN, AUTHENTICATE--> AUTHENTICATED --SELECT, EXAMINE--> SELECTED --CLOSE, UNSELECT--> back
+any --LOGOUT, a limit, silence--> OVER
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from typing import Final
+
+from gatepost.accounts.model import Account
+from gatepost.blobs.bodies import Damaged, Missing
+from gatepost.codec.imap.names import BadName as BadWireName
+from gatepost.codec.imap.reader import AFTER_LOGIN, BEFORE_LOGIN, GoOn, Reader, TooBig, Whole
+from gatepost.codec.imap.tokens import BadSyntax, Tokens
+from gatepost.db.unit import NoRoom, NotCommitted
+from gatepost.store.model import (
+    BadName,
+    Busy,
+    MailboxExists,
+    NoSuchMailbox,
+    NoSuchMessage,
+    NotAllowed,
+    OverQuota,
+    StoreRefusal,
+    TooMany,
+)
+from gatepost.view.imap.selected import Selected
+from gatepost.view.services import Login, Services, Wire
+
+BAD_COMMANDS_MAX: Final = 20
+NEWS_POLL_S: Final = 2 * 60.0
+
+
+class State(Enum):
+    """RFC 3501 §3."""
+
+    NOT_AUTHENTICATED = 1
+    AUTHENTICATED = 2
+    SELECTED = 3
+    OVER = 4
+
+
+ANY: Final = frozenset((State.NOT_AUTHENTICATED, State.AUTHENTICATED, State.SELECTED))
+OUTSIDE: Final = frozenset((State.NOT_AUTHENTICATED,))
+INSIDE: Final = frozenset((State.AUTHENTICATED, State.SELECTED))
+OPENED: Final = frozenset((State.SELECTED,))
+
+
+class No(Exception):
+    """The command is refused: tagged NO with an optional response code."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Bad(Exception):
+    """The command makes no sense here: tagged BAD."""
+
+
+class Answered(Exception):
+    """The command has said its own tagged answer."""
+
+
+Run = Callable[["ImapSession", Tokens, bool], Awaitable[str]]
+"""A command: takes the session, its arguments and whether UID stood before it; returns the text behind OK."""
+
+CODES: Final[Mapping[type[StoreRefusal], str]] = {
+    NoSuchMailbox: "NONEXISTENT",
+    MailboxExists: "ALREADYEXISTS",
+    BadName: "CANNOT",
+    NotAllowed: "CANNOT",
+    OverQuota: "OVERQUOTA",
+    TooMany: "LIMIT",
+    NoSuchMessage: "EXPUNGEISSUED",
+    Busy: "INUSE",
+}
+
+
+class ImapSession:
+    """See the module's words. `commands` maps a name to the states that allow it and the function that runs it."""
+
+    def __init__(
+        self, wire: Wire, services: Services, commands: Mapping[bytes, tuple[frozenset[State], Run]]
+    ) -> None:
+        self.wire = wire
+        self.services = services
+        self.state = State.NOT_AUTHENTICATED
+        self.account: Account | None = None
+        self.selected: Selected | None = None
+        self.login = Login(services, wire, "imap")
+        self.reader = Reader(BEFORE_LOGIN)
+        self.tag = b""
+        self.quiet_expunge = False
+        self._commands = commands
+        self._bad = 0
+        self._news = asyncio.Event()
+        self._unlisten: Callable[[], None] | None = None
+        self._opened_at = services.clock.steady()
+
+    # --- the dialogue ---------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Speak until the client leaves."""
+        self.wire.goodbye = b"* BYE The server is going down, come back in a moment\r\n"
+        self.say(b"* OK [CAPABILITY %b] gatepost ready.\r\n" % self.capabilities())
+        try:
+            while self.state is not State.OVER:
+                octets = await self.more()
+                if not octets:
+                    break
+                await self._take(octets)
+        except TimeoutError:
+            self.say(b"* BYE Autologout; idle for too long\r\n")
+        finally:
+            self.login.leave()
+            self.deselect()
+            self.wire.close()
+
+    async def more(self) -> bytes:
+        """Return what the client sent next; b"" when it left. Raises TimeoutError."""
+        settings, steady = self.services.settings, self.services.clock.steady()
+        if self.state is State.NOT_AUTHENTICATED:
+            return await self.wire.read(self._opened_at + settings.login_time)
+        return await self.wire.read(steady + settings.idle_time)
+
+    async def _take(self, octets: bytes) -> None:
+        events = self.reader.receive(octets)
+        while events:
+            for event in events:
+                match event:
+                    case GoOn():
+                        self.say(b"+ OK\r\n")
+                    case TooBig():
+                        self._too_big(event)
+                    case Whole(octets=command):
+                        await self._command(command)
+                if self.state is State.OVER:
+                    return
+            events = self.reader.receive(b"")
+        await self.wire.drain(self.services.clock.steady() + self.services.settings.write_time)
+
+    def _too_big(self, event: TooBig) -> None:
+        if event.fatal:
+            self.say(b"* BYE [TOOBIG] %b\r\n" % event.text.encode())
+            self.state = State.OVER
+            return
+        self.say(event.tag + b" NO [TOOBIG] %b\r\n" % event.text.encode())
+
+    async def _command(self, octets: bytes) -> None:
+        tokens = Tokens(octets)
+        try:
+            self.tag = tokens.tag()
+        except BadSyntax:
+            self.tag = b"*"
+            self._misunderstood("expected a tag")
+            return
+        try:
+            text = await self._run(tokens)
+        except Answered:
+            return
+        except (BadSyntax, Bad) as wrong:
+            self._misunderstood(str(wrong))
+            return
+        except BadWireName as wrong:
+            self.answer(b"NO", f"[CANNOT] {wrong}")
+        except No as refused:
+            self.answer(b"NO", f"[{refused.code}] {refused}" if refused.code else str(refused))
+        except StoreRefusal as refused:
+            self.answer(b"NO", f"[{CODES.get(type(refused), 'CANNOT')}] {refused}")
+        except NoRoom:
+            self.answer(b"NO", "[OVERQUOTA] The disk is full; nothing was changed")
+        except NotCommitted:
+            self.answer(b"NO", "[UNAVAILABLE] The database is busy; nothing was changed, try again")
+        except (Damaged, Missing) as damage:
+            self.services.log.error("body_damaged", error=str(damage), user=self.user)
+            self.answer(b"NO", "[SERVERBUG] This message is damaged; the postmaster was told")
+        except (ConnectionError, TimeoutError, asyncio.CancelledError):
+            raise
+        except Exception:
+            self.services.log.exception("imap_bug", user=self.user)
+            self.answer(b"NO", "[SERVERBUG] Internal error, reported")
+        else:
+            await self.tell_news()
+            self.answer(b"OK", text)
+
+    async def _run(self, tokens: Tokens) -> str:
+        tokens.space()
+        name = tokens.word()
+        uid = name == b"UID"
+        if uid:
+            tokens.space()
+            name = tokens.word()
+            if name not in (b"FETCH", b"STORE", b"SEARCH", b"COPY", b"MOVE", b"EXPUNGE"):
+                raise Bad("UID takes FETCH, STORE, SEARCH, COPY, MOVE or EXPUNGE")
+        found = self._commands.get(name)
+        if found is None:
+            raise Bad("Unknown command")
+        states, run = found
+        if self.state not in states:
+            raise Bad("Not now")
+        self.quiet_expunge = not uid and name in (b"FETCH", b"STORE", b"SEARCH")
+        return await run(self, tokens, uid)
+
+    def _misunderstood(self, text: str) -> None:
+        self.answer(b"BAD", text)
+        self._bad += 1
+        if self._bad >= BAD_COMMANDS_MAX or (self._bad >= 5 and self.state is State.NOT_AUTHENTICATED):
+            self.say(b"* BYE Too many commands that make no sense\r\n")
+            self.state = State.OVER
+
+    # --- for the commands -----------------------------------------------------------------------------------
+
+    def say(self, octets: bytes) -> None:
+        """Write."""
+        self.wire.write(octets)
+
+    def answer(self, word: bytes, text: str) -> None:
+        """Write the tagged answer."""
+        self.say(b"%b %b %b\r\n" % (self.tag, word, text.encode("utf-8", "replace").replace(b"\n", b" ")))
+
+    async def flush(self) -> None:
+        """Wait until the client has taken what was written."""
+        await self.wire.drain(self.services.clock.steady() + self.services.settings.write_time)
+
+    def capabilities(self) -> bytes:
+        """Return what is offered now."""
+        words = ["IMAP4rev1", "LITERAL+", "SASL-IR", "ID", "ENABLE"]
+        if self.state is State.NOT_AUTHENTICATED:
+            if self.wire.tls is None and self.services.certificates is not None:
+                words.append("STARTTLS")
+            words.append("AUTH=PLAIN" if self.login.secured else "LOGINDISABLED")
+            return " ".join(words).encode()
+        words += ["IDLE", "NAMESPACE", "CHILDREN", "UNSELECT", "UIDPLUS", "MOVE", "SPECIAL-USE"]
+        words.append(f"APPENDLIMIT={self.services.settings.append_max}")
+        return " ".join(words).encode()
+
+    @property
+    def user(self) -> str:
+        """Return who is logged in."""
+        return self.account.address if self.account is not None else ""
+
+    @property
+    def who(self) -> int:
+        """Return the account's id; only in states that have one."""
+        assert self.account is not None
+        return self.account.id
+
+    @property
+    def open(self) -> Selected:
+        """Return the selected mailbox; only in states that have one."""
+        assert self.selected is not None
+        return self.selected
+
+    def entered(self, account: Account) -> None:
+        """Somebody logged in."""
+        self.account = account
+        self.state = State.AUTHENTICATED
+        self.reader.bounds = AFTER_LOGIN
+
+    def select(self, selected: Selected) -> None:
+        """A mailbox was selected."""
+        self.deselect()
+        self.selected = selected
+        self.state = State.SELECTED
+        key = selected.mailbox.id
+
+        def heard(mailbox: int) -> None:
+            if mailbox == key:
+                self._news.set()
+
+        self._unlisten = self.services.database.listen("mailbox", heard)
+
+    def deselect(self) -> None:
+        """No mailbox is selected any longer."""
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        self._news.clear()
+        self.selected = None
+        if self.state is State.SELECTED:
+            self.state = State.AUTHENTICATED
+
+    async def tell_news(self, *, forced: bool = False) -> None:
+        """Tell what others did to the selected mailbox, as far as IMAP allows it now."""
+        selected = self.selected
+        if selected is None or not (self._news.is_set() or forced or selected.gone):
+            return
+        self._news.clear()
+        mailboxes = self.services.mailboxes
+        try:
+            news = await mailboxes.news(selected.mailbox.id, selected.modseq, selected.uidnext)
+        except NoSuchMailbox:
+            self.say(b"* BYE The selected mailbox was deleted\r\n")
+            self.state = State.OVER
+            return
+        if not news.complete:
+            selected.compare(await mailboxes.rows(selected.mailbox.id))
+        if any(row[1] >> 16 & ~sum(selected.keywords) >> 16 for row in news.rows):
+            selected.keywords = await mailboxes.keywords(selected.mailbox.id)
+            self.say(flags_line(selected))
+        self.say(selected.take(news, may_expunge=not self.quiet_expunge))
+
+    async def news_or_input(self) -> bytes | None:
+        """In IDLE: return what the client sent (b"": it left), or None when there are news, or time to look."""
+        reading, listening = asyncio.ensure_future(self.more()), asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait({reading, listening}, timeout=NEWS_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else None
+        finally:
+            listening.cancel()
+            reading.cancel()
+
+
+def flags_line(selected: Selected) -> bytes:
+    """Return the untagged FLAGS of a mailbox."""
+    return b"* FLAGS " + selected.rendered((1 << 10) - 1 | sum(selected.keywords)) + b"\r\n"
