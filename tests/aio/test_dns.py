@@ -1,8 +1,11 @@
 """The wire format of answers, with dnspython as the oracle."""
 
 import dns.message
+import dns.rdataclass
+import dns.rdatatype
 import dns.rrset
 import pytest
+from dns.rdtypes.ANY.TXT import TXT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,24 +116,16 @@ def test_any_octets_are_malformed_and_nothing_else(octets: bytes) -> None:
 
 
 @settings(max_examples=100)
-@given(
-    st.lists(
-        st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=3), min_size=1, max_size=4, unique_by=repr
-    )
-)
+@given(st.lists(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=3), min_size=1, max_size=4))
 def test_txt_is_what_dnspython_wrote(values: list[list[bytes]]) -> None:
-    import dns.rdtypes.ANY.TXT
-
     question = dns.message.make_query("a.example", "TXT")
     question.id = 7
     answer = dns.message.make_response(question)
-    rdatas = [dns.rdtypes.ANY.TXT.TXT(1, 16, strings) for strings in values]
+    rdatas = [TXT(dns.rdataclass.IN, dns.rdatatype.TXT, strings) for strings in values]
     rrset = dns.rrset.from_rdata_list("a.example.", 300, rdatas)
     answer.answer.append(rrset)
     reply = parse_reply(answer.to_wire(), 7, "a.example", Type.TXT)
-    assert sorted(reply.records, key=repr) == sorted(
-        {b"".join(rdata.strings): 0 for rdata in rrset}, key=repr
-    ) or len(reply.records) == len(rrset)
+    assert sorted(reply.records, key=repr) == sorted((b"".join(rdata.strings) for rdata in rrset), key=repr)
 
 
 def test_reverse_names() -> None:

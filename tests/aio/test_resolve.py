@@ -1,6 +1,7 @@
 """The resolver against a zone double: forged answers, faults, aliases, the cache, trust."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_each_kind_of_record() -> None:
             ask = resolver(zone)
             assert (await ask.mx("Example.ORG.")).records == (Mx(10, "mx1.example.org"), Mx(20, "mx2.example.org"))
             assert (await ask.mx("null.example")).records == (Mx(0, ""),)
-            assert (await ask.txt("example.org")).records == (b"v=spf1 mx -all", b"x" * 600)
+            assert set((await ask.txt("example.org")).records) == {b"v=spf1 mx -all", b"x" * 600}
             assert (await ask.addresses("example.org")).records == ("192.0.2.1", "2001:db8::1")
             assert (await ask.ptr("192.0.2.1")).records == ("mail.example.org",)
             assert (await ask.tlsa("_25._tcp.mx1.example.org")).records == (Tlsa(3, 1, 1, b"\xab" * 32),)
@@ -108,7 +109,7 @@ def test_ids_and_ports_are_spread() -> None:
             for values, bits in ((ids, 16), (ports, 13)):
                 ones = [sum(value >> bit & 1 for value in values) for bit in range(bits)]
                 assert all(400 < count < 600 for count in ones)
-            steps = Counter(after - before for before, after in zip(ports, ports[1:], strict=False))
+            steps = Counter(after - before for before, after in itertools.pairwise(ports))
             assert steps.most_common(1)[0][1] < 20
 
     run(story())
@@ -146,7 +147,7 @@ def test_alias_chains_and_loops(name: str, status: Status) -> None:
 def test_truncated_answers_come_by_tcp() -> None:
     async def story() -> None:
         async with Zone(RECORDS, faults={"example.org": Fault.TRUNCATED}) as zone:
-            assert (await resolver(zone).txt("example.org")).records == (b"v=spf1 mx -all", b"x" * 600)
+            assert set((await resolver(zone).txt("example.org")).records) == {b"v=spf1 mx -all", b"x" * 600}
             assert zone.by_tcp == 1
 
     run(story())

@@ -39,7 +39,7 @@ def listen(here: World, services: Services, port: str, sock: socket.socket) -> L
     """Serve a port of a server on a listening socket."""
     listener = Listener(
         sock,
-        lambda wire: SERVE[port](wire, services),  # type: ignore[arg-type]  # a real Wire has what MemoryWire has
+        lambda wire: SERVE[port](wire, services),
         limits=Limits(),
         name=port,
         log=here.log,

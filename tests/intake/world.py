@@ -35,7 +35,7 @@ from gatepost.diary import sql as diary_sql
 from gatepost.diary.refused.counts import Refusals
 from gatepost.intake import lmtp, mx, submission
 from gatepost.intake.auth import Throttle
-from gatepost.intake.ports import Certificates, Services
+from gatepost.intake.ports import Certificates, Services, Wire
 from gatepost.intake.settings import IntakeSettings
 from gatepost.judge.judge import Judge
 from gatepost.judge.settings import JudgeSettings
@@ -54,7 +54,7 @@ CHEAP = AccountSettings(password_rounds=1, password_memory=Octets(64 << 10))
 SCHEMAS = (accounts_sql.SCHEMA, blobs_sql.SCHEMA, diary_sql.SCHEMA, queue_sql.SCHEMA, store_sql.SCHEMA)
 PLAIN_BOB = "AUTH PLAIN AGJvYkBoZXJlLmV4YW1wbGUAc2VjcmV0"
 
-Serve = Callable[[MemoryWire, Services], Coroutine[object, object, None]]
+Serve = Callable[[Wire, Services], Coroutine[object, object, None]]
 SERVE: dict[str, Serve] = {"mx": mx.serve, "submission": submission.serve, "lmtp": lmtp.serve}
 
 

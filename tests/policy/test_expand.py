@@ -2,6 +2,7 @@
 
 import pytest
 
+from gatepost.base.settings import BadSetting
 from tests.policy.world import ANN, STRANGER, People, policy, refusal, route
 
 
@@ -37,6 +38,23 @@ def test_duplicates_are_removed() -> None:
         }
     )
     assert route(policy(), "all@here.example", people=people) == ["INBOX ann", "INBOX joe"]
+
+
+@pytest.mark.row("OUT-12")
+@pytest.mark.parametrize(
+    "target",
+    [
+        "a@x.example> SIZE=0\r\nRCPT TO:<v@y.example",
+        "a@x.example> SIZE=0",
+        "a b@x.example",
+        "@x.example",
+        "a@",
+        "a\0b",
+    ],
+)
+def test_what_is_no_address_is_refused_when_the_table_is_read(target: str) -> None:
+    with pytest.raises(BadSetting, match=r"policy\.tables\.users"):
+        policy(virtual({"joe@here.example": target}))
 
 
 def test_loops_are_broken_and_an_empty_one_is_refused() -> None:

@@ -28,9 +28,9 @@ async def main(folder: Path, port: int, moment: str) -> None:
         return b""
 
     if moment == "loading":
-        world.blobs.get = die  # type: ignore[method-assign,assignment]  # the moment of death
+        world.blobs.get = die  # type: ignore[method-assign]  # the moment of death
     else:
-        settler.unit = die  # type: ignore[method-assign]  # as above
+        settler.unit = die  # type: ignore[method-assign,assignment]  # as above
     names = Names({"far.example": {"mx": [(1, "mx.far.example")]}, "mx.far.example": LOOPBACK})
     await world.worker(relay=relay(port, names), settler=settler).run()
 

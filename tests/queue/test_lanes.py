@@ -83,5 +83,5 @@ def test_idle_lanes_are_forgotten_and_resting_ones_not() -> None:
     lanes.forget_idle(1.0)
     assert lanes.of("a").rests(1.0)
     assert lanes.of("b").window == 2
-    lanes.forget_idle(10_000.0)
+    lanes.forget_idle(90_000.0)
     assert lanes.of("a").window == 2

@@ -256,6 +256,75 @@ def test_a_dead_destination_costs_one_connection_and_keeps_every_schedule(
     run(play())
 
 
+@pytest.mark.row("BM-02")
+@each_engine
+def test_a_destination_that_comes_back_gets_all_its_mail_at_once(open_db: OpenDatabase, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path, relay=Scripted({"a@far.example": DOWN})) as w:
+            await w.submit("a@far.example")
+            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+                group.create_task((worker := w.worker()).run())
+                while not w.relay.tried or any(row[2] for row in await w.rows()):
+                    await asyncio.sleep(0.005)
+                w.clock.pass_by(60)  # the rest is over, the mail is due much later
+                w.relay.answers = {}
+                await w.submit("b@far.example")
+                while len(w.relay.delivered) < 2:
+                    await asyncio.sleep(0.005)
+                await worker.stop()
+            assert w.relay.delivered == ["b@far.example", "a@far.example"]
+            assert "destination_is_back" in w.log.words()
+
+    run(play())
+
+
+@each_engine
+def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun_and_no_more(
+    open_db: OpenDatabase, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path) as w:
+            begun: list[str] = []
+
+            async def slow(consignment: Consignment) -> None:
+                begun.append(str(consignment.recipients[0].address))
+                await asyncio.sleep(0.05)
+
+            w.relay.hook = slow
+            for n in range(6):
+                await w.submit(f"u{n}@far.example")
+            worker = w.worker()
+            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+                group.create_task(worker.run())
+                while not begun:
+                    await asyncio.sleep(0.001)
+                await worker.stop()
+            assert sorted(w.relay.delivered) == sorted(begun)
+            assert len(begun) <= 2
+            assert [row[2] for row in await w.rows()] == [0] * (6 - len(begun))
+
+    run(play())
+
+
+@each_engine
+def test_a_bug_in_recording_leaves_the_mail_to_the_next_lease(open_db: OpenDatabase, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path) as w:
+            await w.submit("x@far.example")
+            settler = w.settler()
+
+            async def bug(*_: object, **__: object) -> Unit:
+                raise RuntimeError("bug")
+
+            settler.unit = bug  # type: ignore[method-assign]  # a fault
+            await w.work(w.worker(settler=settler), until=lambda: "queue_broke" in w.log.words())
+            ((_, _, owner, due, _, _),) = await w.rows()
+            assert owner
+            assert due == T0 + seconds(300)
+
+    run(play())
+
+
 @each_engine
 def test_a_full_lane_hides_no_other(open_db: OpenDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatepost.queue.work.LANES_READ", 5)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gatepost.aio.tls import client_context, self_signed
+from gatepost.base.address import Address
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Notify, Recipient
 from gatepost.base.units import Seconds
@@ -322,6 +323,30 @@ def test_lmtp_answers_for_each_recipient() -> None:
             assert hop.addresses() == [b"<bob>", b"<bill>", b"<eve>"]
 
     run(play())
+
+
+@pytest.mark.row("MT-20")
+def test_lmtp_goes_over_a_unix_socket(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with NextHop(lmtp=True, path=str(tmp_path / "lmtp")) as hop:
+            contacts = Contacts()
+            route = Route(RouteKind.HOST, hop.path, lmtp=True)
+            results = await relay(1, contacts=contacts).deliver(consignment("bob@here.example", route=route))
+            assert fates(results) == ["delivered"]
+            assert hop.mails[0].octets == MAIL.replace(b"\r\n.dots", b"\r\n..dots")
+            assert contacts.ips == []
+
+    run(play())
+
+
+@pytest.mark.row("OUT-12")
+def test_no_argument_becomes_a_command() -> None:
+    """The last line of defence: nothing but addresses that were read by our grammar comes here."""
+    for bad in ("a\r\nRCPT TO:<v@y.example>", "a\nb", "a\0"):
+        hop = NextHop()
+        with pytest.raises(ValueError, match="CR, LF or NUL"):
+            deliver(hop, recipients=(Recipient(Address(bad, "there.example")),))
+        assert not any(b"RCPT" in line for line in hop.commands)
 
 
 def test_the_next_mx_is_tried_when_the_first_cannot_be_reached() -> None:

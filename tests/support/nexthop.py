@@ -63,6 +63,8 @@ class NextHop:
     lmtp: bool = False
     host: str = "127.0.0.1"
     port: int = 0
+    path: str = ""
+    """A Unix socket instead of host and port."""
     commands: list[bytes] = field(default_factory=list)
     mails: list[Taken] = field(default_factory=list)
     sessions: int = 0
@@ -75,8 +77,11 @@ class NextHop:
     _ends: int = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, self.host, self.port, limit=1 << 20)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if self.path:
+            self._server = await asyncio.start_unix_server(self._accept, self.path, limit=1 << 20)
+        else:
+            self._server = await asyncio.start_server(self._accept, self.host, self.port, limit=1 << 20)
+            self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(

@@ -182,7 +182,7 @@ class Zone(asyncio.DatagramProtocol):
         return answer
 
     def _rrset(self, name: str, kind: str, values: Sequence[str]) -> dns.rrset.RRset:
-        rdatas = [dns.rdata.from_text("IN", kind, value, origin=dns.name.root) for value in values]
+        rdatas = [dns.rdata.from_text("IN", kind, value, relativize=False) for value in values]
         return dns.rrset.from_rdata_list(dns.name.from_text(name), self.ttl, rdatas)
 
 

@@ -77,8 +77,8 @@ Record = str | bytes | Mx | Tlsa
 class Reply:
     """What an answer says about the question: records at the end of the alias chain, in the order they came.
 
-    `name` is the end of the chain; `chased` tells how many aliases led there. `ttl` is the least of all records used,
-    of the SOA when there are none (RFC 2308 §5), None when nothing says.
+    `name` is the end of the chain; `chased` tells how many aliases led there. `ttl` is the least of all records
+    used, of the SOA when there are none (RFC 2308 §5), None when nothing says.
     """
 
     rcode: int
@@ -101,8 +101,9 @@ class Looping(ValueError):
 @lru_cache(maxsize=4096)
 def name_octets(name: str) -> bytes:
     """Return a name as it stands in a question; ValueError when it cannot be one."""
-    labels = fold_domain(name).encode("ascii").split(b".") if fold_domain(name) else []
-    if any(not 0 < len(label) <= LABEL_MAX for label in labels):
+    folded = fold_domain(name)
+    labels = folded.encode("utf-8").split(b".") if folded else []
+    if not folded.isascii() or any(not 0 < len(label) <= LABEL_MAX for label in labels):
         raise ValueError(f"{name!r} is not a domain name")
     octets = b"".join(bytes((len(label),)) + label for label in labels) + b"\x00"
     if len(octets) > NAME_MAX:
@@ -214,7 +215,7 @@ def _negative(octets: bytes, at: int, count: int) -> list[int]:
 def _record(octets: bytes, at: int, end: int, kind: Type) -> Record:
     match kind:
         case Type.A if end - at == 4:
-            return "%d.%d.%d.%d" % tuple(octets[at:end])
+            return f"{octets[at]}.{octets[at + 1]}.{octets[at + 2]}.{octets[at + 3]}"
         case Type.AAAA if end - at == 16:
             return str(IPv6Address(octets[at:end]))
         case Type.TXT:

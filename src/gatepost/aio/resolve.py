@@ -1,8 +1,9 @@
 """A stub resolver: asks the machine's resolver, believes it only when it must, remembers, never blocks.
 
 Each question goes out from a socket of its own (an ephemeral port the kernel picks at random) under a random id;
-datagrams with another id or question are ignored and the wait goes on (RFC 5452). After TRY_TIME the next try starts
-while the first still listens. Truncated answers are asked again by TCP. Equal questions in flight share one exchange.
+datagrams with another id or question are ignored and the wait goes on (RFC 5452). After TRY_TIME the next try
+starts while the first still listens. Truncated answers are asked again by TCP. Equal questions in flight share one
+exchange.
 
 Failure is a value: a server that fails or keeps silent gives Status.SERVFAIL, which callers treat as temporary. The
 AD bit counts only from a resolver that is trusted and near: on loopback, or configured so (RFC 6840 §5.8, RFC 7672

@@ -11,7 +11,7 @@ import time
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
-TICK: Final = 0.1
+TICK: Final = 0.02
 NEVER: Final = math.inf
 
 

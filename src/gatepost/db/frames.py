@@ -8,7 +8,7 @@ news      [0, Answer.NEWS, [[topic, key], ...]]
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -23,7 +23,9 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
     """A unit on its way to the keeper."""
 
     number: int
-    steps: list[tuple[str, dict[str, Value]]]
+    steps: list[
+        tuple[str, dict[str, Any]]
+    ]  # Any: msgspec knows no union of str and bytes; the writer's engine checks
     notices: list[tuple[str, int]]
 
 

@@ -37,17 +37,19 @@ _REFUSED: Final = (  # in the order in which they are told
 
 
 def check_lines(flaw: data.Flaw | None) -> None:
-    """Refuse a mail whose line ends or lengths are not SMTP's."""
+    """Refuse a mail whose octets or lines are not those of a mail."""
     match flaw:
         case data.Flaw.BARE:
             raise Refusal(BARE_LINES)
         case data.Flaw.LONG_LINE:
             raise Refusal(LONG_LINE)
+        case data.Flaw.NUL:
+            raise Refusal(NUL)
         case None:
             return
 
 
-def check_header(raw: Buffer, header: HeaderBlock, *, max_hops: int) -> None:
+def check_header(header: HeaderBlock, *, max_hops: int) -> None:
     """Refuse a mail that two readers would read differently, that is too big in its header, or that circles."""
     flaws = header.flaws
     if flaws:
@@ -56,8 +58,6 @@ def check_header(raw: Buffer, header: HeaderBlock, *, max_hops: int) -> None:
         for flaw in _REFUSED:
             if flaw in flaws:
                 raise _ambiguous(flaw.value)
-    if raw.find(b"\0") >= 0:
-        raise Refusal(NUL)
     if hops(header) > max_hops:
         raise Refusal(TOO_MANY_HOPS, detail=f"{hops(header)} Received fields")
 

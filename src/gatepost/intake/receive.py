@@ -106,7 +106,7 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
     header = HeaderBlock.parse(whole.raw)
     if whole.account is not None:
         await _check_sender(services, whole.account, header)
-    content.check_header(whole.raw, header, max_hops=services.settings.max_hops)
+    content.check_header(header, max_hops=services.settings.max_hops)
     if whole.judged and not (whole.account is not None and whole.envelope.sender and b"from" not in header):
         content.check_author(header)
     verdict = await _verdict(services, whole, header, now)

@@ -16,7 +16,7 @@ from gatepost.base.address import Address, fold, fold_domain
 from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.policy.action import Deliver, Delivery, Reject, Relay, ToMailbox, ToRelay
 from gatepost.policy.match import Facts, first_match
-from gatepost.policy.rules import Ruleset
+from gatepost.policy.rules import Ruleset, read_target
 
 DEPTH_MAX: Final = 10
 DELIVERIES_MAX: Final = 1_000  # of one recipient
@@ -102,9 +102,8 @@ class Expansion:
         """Go on with one value of a table: an address, a bare user, or a refusal."""
         if target.startswith("error:"):
             raise Refusal(_written_refusal(target), detail=f"{origin} is refused by its table")
-        local, at, domain = target.removeprefix("\\").rpartition("@")
-        if at:
-            address = Address(local, domain)
+        address = read_target(target)
+        if address.domain:
             if address.key != origin.key:
                 await self.visit(address, depth)
                 return
@@ -112,13 +111,13 @@ class Expansion:
             return
         if depth > DEPTH_MAX:
             raise Refusal(LOOP, detail=f"{target} is {depth} expansions away from {self._facts.recipient}")
-        await self._user(target, origin, action, depth)
+        final = target.startswith("\\")
+        await self._user(address.local, origin, action, depth, final=final)
 
-    async def _user(self, target: str, origin: Address, action: Deliver, depth: int) -> None:
-        """Go on with a bare user: an alias of further users, or an account in the origin's domain."""
-        name = target.removeprefix("\\")
+    async def _user(self, name: str, origin: Address, action: Deliver, depth: int, *, final: bool) -> None:
+        """Go on with a bare user: an alias of further users or, `final`, an account in the origin's domain."""
         further = None
-        if action.alias and name == target and fold(name) != fold(origin.local):
+        if action.alias and not final and fold(name) != fold(origin.local):
             further = self._alias(name, self._ruleset.mappings[action.alias])
         user = Address(name, origin.domain)
         if further is None:

@@ -1,10 +1,12 @@
 """Turn the settings into rules and tables, all checked before any of them serves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from gatepost.base.address import Address
 from gatepost.base.settings import BadSetting
+from gatepost.codec.smtp.grammar import BadAddress, parse_mailbox
 from gatepost.policy.action import Action, Deliver, Reject, Relay, Route, RouteKind
 from gatepost.policy.match import Rule, compile_tests
 from gatepost.policy.settings import ActionSettings, Do, PolicySettings, RuleSettings
@@ -103,12 +105,27 @@ def _mappings(settings: PolicySettings, tables: Mapping[str, Table]) -> Mapping[
 
 
 def _check_targets(name: str, mapping: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse what gatepost never does on behalf of a table: run a program or write a file."""
+    """Refuse what gatepost never does on behalf of a table: run a program, write a file, say what is no address."""
     for key, values in mapping.items():
         for value in values:
+            if value.startswith("error:"):
+                continue
             if value.startswith(("|", "/", '"|', "maildir:")):
                 raise BadSetting(
                     ("policy", "tables", name),
                     f"{key!r} leads to {value!r}: programs and files are no targets here",
                     "deliver to a mailbox, or hand the mail to an LMTP server",
                 )
+            try:
+                read_target(value)
+            except BadAddress as wrong:
+                problem = f"{key!r} leads to {value!r}: {wrong}"
+                raise BadSetting(("policy", "tables", name), problem, "write user or user@domain") from wrong
+
+
+def read_target(value: str) -> Address:
+    """Read what a table leads to, with an empty domain for a bare user; raises BadAddress (OUT-12)."""
+    value = value.removeprefix("\\")
+    if "@" in value:
+        return parse_mailbox(value.encode())
+    return replace(parse_mailbox(f"{value}@localhost".encode()), domain="")

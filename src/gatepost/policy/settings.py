@@ -19,12 +19,17 @@ match = { from = "local", for = "any" }
 action = "provider"
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
+from typing import Final
 
 from gatepost.policy.action import RelayTls
 from gatepost.policy.table import TableSettings
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
 class Do(Enum):
@@ -87,6 +92,10 @@ class ActionSettings:
             raise ValueError(f"there is no port {self.port}")
         if self.auth and (not self.host or self.tls is RelayTls.NONE):
             raise ValueError("auth needs a host, and TLS: a password never goes out in the clear")
+        if self.helo and _NAME.fullmatch(self.helo) is None:
+            raise ValueError(f"{self.helo!r} is no name to greet with")
+        if self.source:
+            ip_address(self.source)  # ValueError says what it is not
 
 
 @dataclass(frozen=True, slots=True)

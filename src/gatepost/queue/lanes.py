@@ -16,6 +16,8 @@ from gatepost.relay.model import Fate, Result
 
 REST_STEP: Final = 15.0  # s
 REST_MAX: Final = 600.0  # s
+REMEMBERED: Final = 86_400.0
+"""s for which a dead destination is known, so that its first sign of life makes all its mail due."""
 AHEAD: Final = 4
 """Recipients leased for each delivery that may run: the next ones are at hand when one ends."""
 
@@ -55,19 +57,20 @@ class Lane:
         """End a rest: the operator said to try now."""
         self.rests_until = float("-inf")
 
-    def learn(self, results: Sequence[Result], steady: float) -> None:
-        """Draw the consequences of one delivery."""
+    def learn(self, results: Sequence[Result], steady: float) -> bool:
+        """Draw the consequences of one delivery; tell whether a dead destination has come back."""
         if all(result.host_down for result in results):
             self._penalty += 1
             self.window = 1
             self.rests_until = steady + min(REST_STEP * self._penalty**2, REST_MAX)
             self.answer = results[0]
-            return
-        self._penalty = 0
+            return False
+        back, self._penalty = self._penalty > 0, 0
         self.rests_until = float("-inf")
         if any(result.fate is Fate.DELIVERED for result in results):
             self.window = min(self.window + 1, self._most)
         self._grant()
+        return back
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -121,9 +124,9 @@ class Lanes:
             lane.wake()
 
     def forget_idle(self, steady: float) -> None:
-        """Drop lanes that nothing is known of, and those whose rest is long over."""
+        """Drop lanes that nothing is known of, and those whose rest was over a day ago."""
         self._lanes = {
             name: lane
             for name, lane in self._lanes.items()
-            if lane.leased or lane.active or (not lane.idle and steady < lane.rests_until + REST_MAX)
+            if lane.leased or lane.active or (not lane.idle and steady < lane.rests_until + REMEMBERED)
         }

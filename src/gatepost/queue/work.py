@@ -9,7 +9,7 @@ many workers share the load and one dead destination is in nobody's way.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from gatepost.base.clock import Clock, later, seconds
@@ -34,8 +34,10 @@ from gatepost.queue.sql import (
     NEXT_DUE,
     RENEW,
     REPAIR,
+    RETRY_LANE,
     STILL_MINE,
 )
+from gatepost.queue.submit import NOTICE
 from gatepost.relay.model import Consignment, Fate, Result
 from gatepost.relay.settings import RelaySettings
 
@@ -43,6 +45,7 @@ LEASED_MAX: Final = 1_000  # recipients in the hands of one worker
 LANES_READ: Final = 200
 LANES_READ_LONG: Final = 10_000
 LOOK_AGAIN: Final = 60.0  # s at most between two looks
+AFTER_TROUBLE: Final = 1.0  # s
 RETRY_COMMIT: Final = (0.5, 1, 2, 5, 10, 30)  # s; the last for ever
 UNDER_REPAIR: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "internal error, see the log")
 BODY_LOST: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "the stored mail cannot be read, see the log")
@@ -100,12 +103,13 @@ class Worker:
         )
         try:
             await self._repair()
-            async with asyncio.TaskGroup() as group:
-                renewing = group.create_task(self._renew())
-                while not self._stopping.is_set():
-                    self._wake.clear()
-                    if not await self._look(group):
-                        await self._sleep()
+            async with asyncio.TaskGroup() as around:
+                renewing = around.create_task(self._renew())
+                async with asyncio.TaskGroup() as deliveries:
+                    while not self._stopping.is_set():
+                        self._wake.clear()
+                        if not await self._look(deliveries):
+                            await self._sleep()
                 renewing.cancel()
         finally:
             for each in unlisten:
@@ -121,18 +125,30 @@ class Worker:
     # Looking for work
 
     async def _look(self, group: asyncio.TaskGroup) -> int:
-        """Lease what is due and start to deliver it; return how many recipients."""
-        leased = 0
+        """Lease what is due and start to deliver it; return 0 when there was nothing."""
         try:
-            for name in await self._due_lanes():
-                most = min(self._lanes.of(name).room, LEASED_MAX - len(self._held))
-                if most > 0 and not self._stopping.is_set():
-                    leased += await self._lease_lane(group, name, most)
+            wanted = self._wanted(await self._due_lanes())
+            leased = await self._lease_lanes(group, wanted) if wanted else 0
         except NotCommitted as error:
             self._log.warning("queue_not_leased", problem=str(error))
-            return 0
-        self._lanes.forget_idle(self._clock.steady())
-        return leased
+        except Exception:
+            self._log.exception("queue_not_leased")  # a database that cannot even be read
+        else:
+            self._lanes.forget_idle(self._clock.steady())
+            return leased
+        await asyncio.sleep(AFTER_TROUBLE)
+        return 1
+
+    def _wanted(self, names: Sequence[str]) -> dict[str, int]:
+        """Return how many recipients to lease for each destination."""
+        wanted: dict[str, int] = {}
+        left = LEASED_MAX - len(self._held)
+        for name in names:
+            most = min(self._lanes.of(name).room, left)
+            if most > 0:
+                wanted[name] = most
+                left -= most
+        return wanted
 
     async def _due_lanes(self) -> list[str]:
         """Return destinations with due mail that have room; looks at all only when the first are full."""
@@ -145,42 +161,50 @@ class Worker:
         rows = await self._database.read_long(ALL_DUE_LANES, {"now": now, "most": LANES_READ_LONG})
         return [str(row[0]) for row in rows if self._lanes.of(str(row[0])).room]
 
-    async def _lease_lane(self, group: asyncio.TaskGroup, name: str, most: int) -> int:
+    async def _lease_lanes(self, group: asyncio.TaskGroup, wanted: Mapping[str, int]) -> int:
+        """Lease for all destinations in one unit; return how many recipients."""
         now = self._clock.now()
         until = later(now, seconds(self._lease))
-        step = Step(LEASE, {"owner": self._owner, "until": until, "now": now, "lane": name, "most": most})
-        (rows,) = await self._database.commit(Unit((step,)))
-        lane = self._lanes.of(name)
+        facts = {"owner": self._owner, "until": until, "now": now}
+        steps = tuple(Step(LEASE, facts | {"lane": name, "most": most}) for name, most in wanted.items())
+        found = await self._database.commit(Unit(steps))
+        for name, rows in zip(wanted, found, strict=True):
+            recipients = sorted(map(_recipient, rows), key=lambda each: (each.mail, each.position))
+            self._start(group, self._lanes.of(name), recipients)
+        return sum(map(len, found))
+
+    def _start(self, group: asyncio.TaskGroup, lane: Lane, leased: Sequence[QueuedRecipient]) -> None:
+        """Begin one task for each mail and route."""
         together: dict[tuple[MailId, Route], list[QueuedRecipient]] = defaultdict(list)
-        for row in rows:
-            each = _recipient(row)
+        for each in leased:
             together[each.mail, each.route].append(each)
             self._held[each.mail, each.position] = False
             if each.suspect:
-                self._log.warning(
-                    "possible_duplicate",
-                    message=id_text(each.mail),
-                    to=str(each.recipient.address),
-                    why="lease ended",
-                )
-        lane.leased += len(rows)
+                to = str(each.recipient.address)
+                self._log.warning("possible_duplicate", message=id_text(each.mail), to=to, why="lease ended")
+        lane.leased += len(leased)
         for (mail, route), recipients in together.items():
-            recipients.sort(key=lambda each: each.position)
             group.create_task(self._carry(mail, route, tuple(recipients), lane))
-        return len(rows)
 
     async def _sleep(self) -> None:
         """Wait for a notice, an ended delivery, or the next time something is due."""
-        now = self._clock.now()
-        rows = await self._database.read(NEXT_DUE, {"now": now})
-        patience = LOOK_AGAIN
-        if rows and isinstance(rows[0][0], int):
-            patience = min(patience, max(0.01, (rows[0][0] - now) / seconds(1)))
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(await self._patience()):
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+    async def _patience(self) -> float:
+        """Return how long nothing will be due, in seconds."""
+        now = self._clock.now()
+        try:
+            rows = await self._database.read(NEXT_DUE, {"now": now})
+        except Exception:
+            self._log.exception("queue_not_read")
+            return AFTER_TROUBLE
+        if not rows or not isinstance(rows[0][0], int):
+            return LOOK_AGAIN
+        return min(LOOK_AGAIN, max(0.01, (rows[0][0] - now) / seconds(1)))
 
     # One group of recipients
 
@@ -192,25 +216,45 @@ class Worker:
             mail = await self._mail(mail_id)
             if mail is None:
                 self._log.error("queue_row_without_mail", message=id_text(mail_id))
+                self._let_go(recipients)
                 return
             results = await self._deliver(mail, route, recipients, lane)
-            await self._record(mail, tuple(zip(recipients, results, strict=True)))
+            if results is not None:
+                await self._record(mail, tuple(zip(recipients, results, strict=True)))
+        except Exception:
+            # Nobody renews what is not held: the lease ends, and another attempt is made as after a crash.
+            self._log.exception("queue_broke", message=id_text(mail_id))
+            self._let_go(recipients)
         finally:
             lane.leased -= len(recipients)
             self._wake.set()
 
     async def _deliver(
         self, mail: QueuedMail, route: Route, recipients: tuple[QueuedRecipient, ...], lane: Lane
-    ) -> tuple[Result, ...]:
+    ) -> tuple[Result, ...] | None:
+        """Deliver when it is our turn; None when we stop before."""
         async with lane.slot():
+            if self._stopping.is_set():
+                return None
             if lane.rests(self._clock.steady()) and lane.answer is not None:
                 return tuple(lane.answer for _ in recipients)
             async with self._sessions:
                 for each in recipients:
                     self._held[each.mail, each.position] = True
                 results = await self._try(mail, route, recipients)
-            lane.learn(results, self._clock.steady())
+            if lane.learn(results, self._clock.steady()):
+                await self._flush(route.destination(recipients[0].recipient.address))
             return results
+
+    async def _flush(self, destination: str) -> None:
+        """Make all mail of a destination due that was dead and has come back."""
+        try:
+            step = Step(RETRY_LANE, {"lane": destination, "now": self._clock.now()})
+            (rows,) = await self._database.commit(Unit((step,), (NOTICE,)))
+        except NotCommitted as error:
+            self._log.warning("queue_not_flushed", destination=destination, problem=str(error))
+            return
+        self._log.info("destination_is_back", destination=destination, recipients=len(rows))
 
     async def _try(
         self, mail: QueuedMail, route: Route, recipients: tuple[QueuedRecipient, ...]
@@ -252,8 +296,7 @@ class Worker:
                 self._log.error("result_not_recorded", message=id_text(mail.id), problem=str(error))
                 await asyncio.sleep(RETRY_COMMIT[min(attempt, len(RETRY_COMMIT) - 1)])
             else:
-                for recipient, _ in pairs:
-                    self._held.pop((recipient.mail, recipient.position), None)
+                self._let_go([recipient for recipient, _ in pairs])
                 return
 
     async def _still_ours(self, mail: QueuedMail, pairs: Sequence[Pair]) -> Sequence[Pair]:
@@ -261,10 +304,14 @@ class Worker:
         rows = await self._database.read(STILL_MINE, {"mail": mail.id, "owner": self._owner})
         left = {row[0] for row in rows}
         lost = [recipient for recipient, _ in pairs if recipient.position not in left]
+        self._let_go(lost)
         for recipient in lost:
-            self._held.pop((recipient.mail, recipient.position), None)
             self._log.warning("lease_lost", message=id_text(mail.id), to=str(recipient.recipient.address))
         return [pair for pair in pairs if pair[0].position in left]
+
+    def _let_go(self, recipients: Sequence[QueuedRecipient]) -> None:
+        for each in recipients:
+            self._held.pop((each.mail, each.position), None)
 
     async def _mail(self, mail: MailId) -> QueuedMail | None:
         rows = await self._database.read(MAIL, {"mail": mail})

@@ -1,9 +1,13 @@
 """The settings of sending: `[relay]`."""
 
+import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from gatepost.base.units import Octets, Seconds
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
 class EightBit(Enum):
@@ -35,7 +39,7 @@ class RelaySettings:
     eight_bit: EightBit = EightBit.BOUNCE
     """`bounce` 8-bit mail where the next hop offers no 8BITMIME (RFC 6152 §3), or `send` it as it is."""
 
-    sessions: int = 100
+    sessions: int = 200
     """Deliveries at the same time, all destinations together."""
 
     sessions_first: int = 2
@@ -80,5 +84,12 @@ class RelaySettings:
     end_time: Seconds = Seconds(600)
     """Patience for the answer to the end of the mail (§4.5.3.2.6)."""
 
-    quit_time: Seconds = Seconds(5)
-    """Patience for the answer to QUIT."""
+    def __post_init__(self) -> None:
+        if self.helo and _NAME.fullmatch(self.helo) is None:
+            raise ValueError(f"{self.helo!r} is no name to greet with")
+        if not 0 < self.port < 65_536:
+            raise ValueError(f"there is no port {self.port}")
+        if not 1 <= self.sessions_first <= self.sessions_most:
+            raise ValueError("sessions_first must be at least 1 and not more than sessions_most")
+        if min(self.sessions, self.mails, self.hosts, self.recipients) < 1:
+            raise ValueError("sessions, mails, hosts and recipients must be at least 1")

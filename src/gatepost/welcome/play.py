@@ -25,7 +25,7 @@ UNKNOWN: Final = "127.0.1.20"
 LISTED: Final = "127.0.1.66"
 TRAPPED: Final = "127.0.1.77"
 TRAP: Final = "old-address@gate.example"
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 10.0
 
 
 class NotAsPlanned(Exception):
@@ -104,7 +104,7 @@ class Play:
     def _outbound(self) -> None:
         stage = self.stage
         for port, how in (("submissions", "TLS from the first octet"), ("submission", "STARTTLS")):
-            subject = f"blue: by {port}"
+            subject, mail = f"blue: by {port}", b""
             with self._step(f"port {stage.ports[port]}", f"{stage.ann} logs in, {how}") as say:
                 say(self._submit(port, subject))
             with self._step("relay", f"the MX of {stage.remote} has it") as say:

@@ -101,6 +101,13 @@ def test_long_lines_are_tolerated_up_to_their_limit_and_never_split(size: int) -
         assert scan(line + b".\r\n", size) == (line, b"", flaw, longest)
 
 
+@pytest.mark.row("HDR-14")
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_a_nul_is_a_flaw(size: int) -> None:
+    assert scan(b"a\0b\r\n.\r\n", size)[2] is Flaw.NUL
+    assert scan(b"a\0b\n\r\n.\r\n", size)[2] is Flaw.BARE
+
+
 def chunked(octets: bytes, size: int, policy: BareLines = BareLines.REJECT) -> tuple[bytes, Flaw | None]:
     chunks = Chunks(policy)
     content = b"".join(chunks.feed(octets[at : at + size]) for at in range(0, len(octets), size)) + chunks.finish()

@@ -303,8 +303,9 @@ def test_an_authentication_line_has_a_limit() -> None:
     yes = greeted(SUBMISSION, tls=True)
     yes.say("AUTH PLAIN")
     assert code(yes.feed(b"A" * 12_286)) == ""
-    assert code(yes.feed(b"AA")) == "500 5.5.2"
+    assert code(yes.feed(b"AA")) == "500 5.5.6"
     assert yes.dialogue.closed
+    assert code(greeted(SUBMISSION, tls=True).feed(b"auth PLAIN " + b"A" * 12_288)) == "500 5.5.6"
     assert code(greeted().feed(b"A" * 2048)) == "500 5.5.2"
 
 

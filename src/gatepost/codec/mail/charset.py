@@ -67,7 +67,11 @@ CODECS: Final = (
     _ALIASES
     | {f"iso-8859-{n}": f"iso8859-{n}" for n in (2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 16)}
     | {f"{lead}-{n}": f"cp{n}" for n in range(1250, 1259) for lead in ("windows", "x-cp")}
-    | {f"{lead}{n}": f"cp{n}" for n in (437, 850, 852, 855, 857, 860, 862, 863, 865, 866, 869) for lead in ("cp", "ibm")}
+    | {
+        f"{lead}{n}": f"cp{n}"
+        for n in (437, 850, 852, 855, 857, 860, 862, 863, 865, 866, 869)
+        for lead in ("cp", "ibm")
+    }
     | {f"cp{n}": f"cp{n}" for n in range(1250, 1259)}
 )
 """Charset names of mail, in lower case, and the codec each is decoded with."""

@@ -36,18 +36,21 @@ class Flaw(Enum):
 
     BARE = "bare CR or LF"
     LONG_LINE = "line too long"
+    NUL = "NUL octet"
 
 
 class Lines:
     """Look at the text of one mail in pieces that never part a CR from its LF."""
 
-    __slots__ = ("_open", "_policy", "bare", "longest", "octets")
+    __slots__ = ("_open", "_policy", "bare", "longest", "nul", "octets")
 
     def __init__(self, policy: BareLines) -> None:
         self._policy = policy
         self._open = 0
         self.bare = False
         """A CR or LF stood alone (also when it was mended)."""
+        self.nul = False
+        """There was a NUL: no mail has one without BINARYMIME, and readers cut their strings there."""
         self.longest = 0
         """Octets of the longest line without CRLF, 0 while none is longer than LINE_MAX."""
         self.octets = 0
@@ -58,7 +61,9 @@ class Lines:
         """Return why the mail cannot be taken, None when it can."""
         if self.bare and self._policy is BareLines.REJECT:
             return Flaw.BARE
-        return Flaw.LONG_LINE if self.longest > LINE_TOLERATED else None
+        if self.longest > LINE_TOLERATED:
+            return Flaw.LONG_LINE
+        return Flaw.NUL if self.nul else None
 
     def take(self, piece: bytes) -> bytes:
         """Note what is wrong with a piece and return it, mended where the policy says so."""
@@ -71,6 +76,8 @@ class Lines:
             self._open = len(piece) - 1 - piece.rfind(b"\n")
         else:
             piece = self._look_closely(piece)
+        if b"\0" in piece:
+            self.nul = True
         self.octets += len(piece)
         return piece
 

@@ -109,6 +109,10 @@ class BadAddress(ValueError):
 _ATEXT: Final = rb"[A-Za-z0-9!#$%&'*+/=?^_{|}~-]+"
 _LABEL: Final = rb"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS: Final = re.compile(rb"(%s(?:\.%s)*)@(%s(?:\.%s)*)" % (_ATEXT, _ATEXT, _LABEL, _LABEL))
+_USUAL_MAIL: Final = re.compile(  # RFC 5321 §4.1.1.2 as nearly all clients say it: half the time of the long way
+    rb"[Ff][Rr][Oo][Mm]:<(%s(?:\.%s)*)@(%s(?:\.%s)*)>(?: SIZE=([0-9]{1,20}))?( BODY=8BITMIME)?"
+    % (_ATEXT, _ATEXT, _LABEL, _LABEL)
+)
 _UTF8_ADDRESS: Final = re.compile(
     r"([^\x00-\x20\x7f\"(),.:;<>@\[\\\]`]+(?:\.[^\x00-\x20\x7f\"(),.:;<>@\[\\\]`]+)*)@(.+)"
 )
@@ -225,6 +229,19 @@ def _hello(verb: str) -> Callable[[bytes, bool], Command]:
 
 
 def _mail(rest: bytes, _utf8: bool) -> Command:
+    usual = _USUAL_MAIL.fullmatch(rest)
+    if (
+        usual is None
+        or usual.end(1) - usual.start(1) > LOCAL_PART_MAX
+        or usual.end(2) - usual.start(2) > DOMAIN_MAX
+    ):
+        return _any_mail(rest)
+    local, domain, size, eight_bit = usual.groups()
+    sender = Address(local.decode("ascii"), domain.decode("ascii"))
+    return Mail(sender, size=int(size) if size else 0, eight_bit=eight_bit is not None)
+
+
+def _any_mail(rest: bytes) -> Mail:
     path, given = _path_and_parameters(rest, b"FROM:")
     utf8 = b"SMTPUTF8" in given
     try:

@@ -162,6 +162,7 @@ NOT_WAITED: Final = Reply(Code.FAILED, "5.5.0", "Commands were sent where the re
 NEEDS_TLS: Final = Reply(Code.AUTH_REQUIRED, "5.7.0", "Must issue a STARTTLS command first")
 NEEDS_AUTH: Final = Reply(Code.AUTH_REQUIRED, "5.7.0", "Must issue an AUTH command first")
 NO_PLAIN_PASSWORD: Final = Reply(Code.ENCRYPTION_REQUIRED, "5.7.11", "Encryption required for authentication")
+AUTH_LINE_TOO_LONG: Final = Reply(Code.SYNTAX, "5.5.6", "Authentication line too long")  # RFC 4954 §4
 NO_AUTH: Final = Reply(Code.NOT_IMPLEMENTED, "5.5.1", "Authentication is not offered here")
 NO_TLS: Final = Reply(Code.NOT_IMPLEMENTED, "5.5.1", "TLS is not offered here")
 TOO_BIG: Final = Reply(Code.TOO_BIG, "5.3.4", "Message too big")
@@ -325,7 +326,7 @@ class Dialogue:
             try:
                 line = self._lines.line()
             except LineTooLong:
-                self.close(LINE_TOO_LONG, "line too long")
+                self._endless_line()
                 return None
             if line is None:
                 return None
@@ -453,6 +454,11 @@ class Dialogue:
             self.close(NOT_WAITED, "did not wait for a reply")
             return None
         return self._answerable(command)
+
+    def _endless_line(self) -> None:
+        begin = self._lines.take(5)
+        login = self._phase is Phase.AUTH_EXCHANGE or begin.upper() == b"AUTH "
+        self.close(AUTH_LINE_TOO_LONG if login else LINE_TOO_LONG, "line too long")
 
     def _answerable(self, command: Command) -> Event | None:
         match command:

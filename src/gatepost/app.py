@@ -1,0 +1,439 @@
+"""Assembly: the one place that builds. `Worker` is a whole server but for its databases and sockets.
+
+Everything is handed in and bound here; nothing below knows of it. A worker runs every listener on one loop, the
+queue's worker beside them, and in slot 0 the jobs that one process does for all (the greylist's scan, sweeps).
+"""
+
+import asyncio
+import random
+import socket
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from gatepost.accounts.directory import Directory
+from gatepost.accounts.password import Hasher
+from gatepost.aio.clock import SystemClock
+from gatepost.aio.drive import Wire
+from gatepost.aio.listen import Limits, Listener
+from gatepost.aio.resolve import Resolver, system_servers
+from gatepost.aio.tls import Pair, TlsHolder, client_context, self_signed, write_pair
+from gatepost.base.clock import Clock, Instant
+from gatepost.base.envelope import Envelope
+from gatepost.base.ids import MailId, Minter
+from gatepost.base.ports import Log
+from gatepost.blobs.bodies import Blobs
+from gatepost.blobs.spool import Spool, SpoolBudget
+from gatepost.codec.mail.header import HeaderBlock
+from gatepost.config import Config, Kind, split_address
+from gatepost.databases import Databases
+from gatepost.db.unit import NotCommitted
+from gatepost.diary.refused.counts import Refusals
+from gatepost.diary.refused.counts import sweep as sweep_refusals
+from gatepost.diary.settings import DiarySettings
+from gatepost.diary.verbs import sweep as sweep_diary
+from gatepost.gate.decide import Verdict
+from gatepost.gate.gate import Gate
+from gatepost.gate.grey import source
+from gatepost.intake import lmtp, mx, submission
+from gatepost.intake import ports as intake
+from gatepost.intake.auth import Throttle
+from gatepost.judge.content import SimpleScanner
+from gatepost.judge.judge import Judge, raw_fields
+from gatepost.judge.keys import KeyFile, StoredKeys
+from gatepost.judge.names import ResolvedNames
+from gatepost.judge.seal import Seal
+from gatepost.policy.action import ToMailbox
+from gatepost.policy.policy import Policy
+from gatepost.policy.rules import load as load_rules
+from gatepost.queue.bounce import Filed, Reporter
+from gatepost.queue.settle import Settler
+from gatepost.queue.work import Worker as QueueWorker
+from gatepost.relay.deliver import Relay, TlsContexts, read_logins
+from gatepost.relay.route import Router
+from gatepost.store.describe import describe
+from gatepost.store.mailbox import Mailboxes
+from gatepost.store.message import append_notice, append_steps
+from gatepost.view import pop3
+from gatepost.view.imap.serve import serve as serve_imap
+from gatepost.view.services import Services as ViewServices
+
+DRAIN_S: Final = 30.0
+SWEEP_S: Final = 600.0
+CROWDED_SHARE: Final = 0.8
+BUSY: Final = b"421 4.3.2 Too many connections, come back in a moment\r\n"
+IMAP_BUSY: Final = b"* BYE [UNAVAILABLE] Too many connections, come back in a moment\r\n"
+POP3_BUSY: Final = b"-ERR [SYS/TEMP] Too many connections, come back in a moment\r\n"
+_BUSY: Final = {
+    Kind.MX: BUSY,
+    Kind.SUBMISSION: BUSY,
+    Kind.LMTP: BUSY,
+    Kind.IMAP: IMAP_BUSY,
+    Kind.POP3: POP3_BUSY,
+}
+_TOTAL: Final = {
+    Kind.MX: Limits(11_000, 20, 60),
+    Kind.IMAP: Limits(10_000, 30, 120),
+    Kind.IMAPS: Limits(10_000, 30, 120),
+}
+
+Sockets = Mapping[str, Sequence[socket.socket]]
+"""Listening sockets by the name of their listener."""
+
+
+class Worker:
+    """One worker's server. `start`, then `run` until `drain`."""
+
+    def __init__(self, config: Config, databases: Databases, log: Log, *, slot: int) -> None:
+        self._config = config
+        self._databases = databases
+        self._log = log
+        self._slot = slot
+        self._clock: Clock = SystemClock()
+        self._listeners: list[Listener] = []
+        self._live: defaultdict[str, set[Wire]] = defaultdict(set)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refusals = Refusals(DiarySettings())
+
+    async def start(self, sockets: Sockets) -> None:
+        """Build everything and begin to accept; raises what a wrong setting raises."""
+        config = self._config
+        self._certificates = await asyncio.to_thread(open_certificates, config, self._clock, self._log)
+        self._resolver = Resolver(
+            _servers(config.resolver.servers) or system_servers(),
+            clock=self._clock,
+            trusted=config.resolver.trusted,
+        )
+        await self._build_ground()
+        self._gate = Gate(
+            config.gate,
+            self._databases.gate,
+            hostname=config.hostname,
+            clock=self._clock,
+            log=self._log,
+            cut=self._cut,
+            scans=self._slot == 0,
+        )
+        await self._gate.start()
+        await self._build_path()
+        for name, listening in sockets.items():
+            self._listen(name, listening)
+
+    async def run(self) -> None:
+        """Work until `drain`."""
+        jobs = [self._gate.run(), self._queue.run(), self._flush_refusals(), self._rotate_tickets()]
+        if self._slot == 0:
+            jobs.append(self._sweep())
+        for job in jobs:
+            self._own(job)
+        self._drained = asyncio.Event()
+        await self._drained.wait()
+
+    async def drain(self, grace: float = DRAIN_S) -> None:
+        """Accept no more, let sessions end for `grace` seconds, give the queue back, stop."""
+        async with asyncio.TaskGroup() as group:
+            for listener in self._listeners:
+                group.create_task(listener.drain(grace))
+            group.create_task(self._queue.stop())
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._write_refusals()
+        await self._resolver.close()
+        self._drained.set()
+
+    async def reload(self, config: Config) -> None:
+        """Take another configuration while sessions go on; raises and keeps the old one where it cannot be used.
+
+        Listeners, workers and the data directory stay as they are until a restart or `gatepost upgrade`.
+        """
+        ruleset = await asyncio.to_thread(load_rules, config.policy, self._log.warning)
+        pairs = tuple(Pair(Path(each.certificate), Path(each.key)) for each in config.tls.certificates)
+        self._certificates.reload(self._clock.now(), pairs or None)
+        self._policy.renew(config.policy, ruleset)
+        self._gate.renew(config.gate)
+        await self._gate.start()
+        self._config = config
+        self._log.info("reloaded", slot=self._slot)
+
+    # --- building -------------------------------------------------------------------------------------------
+
+    async def _build_ground(self) -> None:
+        config, mail = self._config, self._databases.mail
+        self._minter = Minter(self._slot)
+        self._blobs = Blobs(mail, config.data_dir / "bodies")
+        self._mailboxes = Mailboxes(mail, self._blobs, self._minter)
+        hasher = await asyncio.to_thread(Hasher, config.accounts)
+        self._directory = Directory(mail, hasher, self._clock, config.accounts)
+        self._throttle = Throttle(config.intake)
+        self._budget = SpoolBudget(config.intake.spool_memory, config.intake.spool_disk)
+
+    async def _build_path(self) -> None:
+        config, mail = self._config, self._databases.mail
+        ruleset = await asyncio.to_thread(load_rules, config.policy, self._log.warning)
+        self._policy = Policy(config.policy, ruleset, own_names=(config.hostname,))
+        key_file = await asyncio.to_thread(KeyFile.open, config.data_dir / "secret.key")
+        seal = Seal(StoredKeys(mail, key_file))
+        scanner = SimpleScanner() if config.judge.filter else None
+        judge = Judge(config.judge, config.hostname, ResolvedNames(self._resolver), scanner, self._log)
+        self._intake = intake.Services(
+            settings=config.intake,
+            hostname=config.hostname,
+            clock=self._clock,
+            minter=self._minter,
+            database=mail,
+            bodies=self._blobs,
+            mailboxes=self._mailboxes,
+            directory=self._directory,
+            policy=self._policy,
+            gate=intake.OpenGate(),
+            judge=judge,
+            seal=seal,
+            names=self._resolver,
+            refusals=self._refusals,
+            throttle=self._throttle,
+            spool=lambda: Spool(config.data_dir / "spool", self._budget),
+            certificates=self._certificates,
+            log=self._log,
+            pause=asyncio.sleep,
+            crowded=self._crowded,
+        )
+        self._view = ViewServices(
+            settings=config.view,
+            hostname=config.hostname,
+            clock=self._clock,
+            database=mail,
+            mailboxes=self._mailboxes,
+            accounts=self._directory,
+            attempts=self._throttle,
+            certificates=self._certificates,
+            log=self._log,
+            pause=asyncio.sleep,
+        )
+        self._queue = self._build_queue(seal)
+
+    def _build_queue(self, seal: Seal) -> QueueWorker:
+        config = self._config
+        reporter = Reporter(
+            config.queue,
+            self._blobs,
+            self._policy,
+            self._directory,
+            _Filing(self._mailboxes),
+            _Sealing(seal),
+            minter=self._minter,
+            hostname=config.hostname,
+            postmaster=config.accounts.postmaster or f"postmaster@{config.hostname}",
+            log=self._log,
+        )
+        router = Router(
+            config.relay,
+            self._resolver,
+            own_names=(config.hostname,),
+            own_ips=_own_ips(config),
+            shuffle=random.SystemRandom().shuffle,
+        )
+        relay = Relay(
+            config.relay,
+            router,
+            TlsContexts(client_context(verify=False), client_context(verify=True)),
+            hostname=config.hostname,
+            clock=self._clock,
+            log=self._log,
+            contacts=self._gate,
+            logins=read_logins(config.relay.credentials),
+        )
+        return QueueWorker(
+            self._databases.mail,
+            self._blobs,
+            relay,
+            Settler(config.queue, self._blobs, reporter, self._log),
+            settings=config.queue,
+            sending=config.relay,
+            minter=self._minter,
+            clock=self._clock,
+            log=self._log,
+        )
+
+    # --- accepting ------------------------------------------------------------------------------------------
+
+    def _listen(self, name: str, sockets: Sequence[socket.socket]) -> None:
+        settings = self._config.listeners[name]
+        kind = settings.kind
+
+        def accept(wire: Wire) -> Coroutine[object, object, None] | None:
+            return self._accept(wire, kind, name, settings.tag)
+
+        for sock in sockets:
+            listener = Listener(
+                sock,
+                accept,
+                limits=_TOTAL.get(kind, Limits()),
+                name=name,
+                log=self._log,
+                tls=self._certificates if kind.implicit_tls else None,
+                busy=_BUSY.get(kind, b""),
+            )
+            listener.start()
+            self._listeners.append(listener)
+
+    def _accept(self, wire: Wire, kind: Kind, name: str, tag: str) -> Coroutine[object, object, None] | None:
+        """Ask the gate, then hand the wire to who speaks its protocol."""
+        if not wire.peer_ip:  # a unix socket: somebody on this machine
+            return self._session(wire, kind, name, tag)
+        decision = self._gate.decide(wire.peer_ip, kind.value)
+        match decision.verdict:
+            case Verdict.BLOCK:
+                self._refusals.count(wire.peer_ip, "blocked", self._clock.now())
+                wire.abort()
+                return None
+            case Verdict.GREY | Verdict.BLACK:
+                self._refusals.count(wire.peer_ip, decision.verdict.value, self._clock.now())
+                self._gate.hold(wire, decision)
+                return None
+        reason = self._gate.opened(wire.peer_ip, kind.value)
+        if reason:
+            self._gate.closed(wire.peer_ip, kind.value)
+            self._refusals.count(wire.peer_ip, "rate", self._clock.now())
+            wire.abort()
+            return None
+        if kind is Kind.MX and decision.lists:
+            self._gate.mailed_us(wire.peer_ip)
+        return self._counted(wire, kind, self._session(wire, kind, name, tag))
+
+    async def _counted(self, wire: Wire, kind: Kind, session: Coroutine[object, object, None]) -> None:
+        """Run a session where `cut` finds it."""
+        who = source(wire.peer_ip)
+        self._live[who].add(wire)
+        try:
+            await session
+        finally:
+            self._live[who].discard(wire)
+            if not self._live[who]:
+                del self._live[who]
+            self._gate.closed(wire.peer_ip, kind.value)
+
+    def _session(self, wire: Wire, kind: Kind, name: str, tag: str) -> Coroutine[object, object, None]:
+        match kind:
+            case Kind.MX:
+                return mx.serve(wire, self._intake, listener=name, tag=tag)
+            case Kind.SUBMISSION | Kind.SUBMISSIONS:
+                return submission.serve(wire, self._intake, listener=name, tag=tag)
+            case Kind.LMTP:
+                return lmtp.serve(wire, self._intake, listener=name, tag=tag)
+            case Kind.IMAP | Kind.IMAPS:
+                return serve_imap(wire, self._view)
+            case Kind.POP3 | Kind.POP3S:
+                return pop3.serve(wire, self._view)
+
+    def _cut(self, who: str) -> None:
+        """End every connection of a source."""
+        for wire in tuple(self._live.get(who, ())):
+            wire.abort()
+
+    def _crowded(self) -> bool:
+        return sum(listener.open for listener in self._listeners) > CROWDED_SHARE * Limits().total
+
+    # --- jobs -----------------------------------------------------------------------------------------------
+
+    def _own(self, job: Coroutine[object, object, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await job
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                self._log.exception("job_failed")
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _flush_refusals(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            await self._write_refusals()
+
+    async def _write_refusals(self) -> None:
+        unit = self._refusals.unit()
+        if unit is not None:
+            try:
+                await self._databases.gate.commit(unit)
+            except NotCommitted as error:
+                self._log.warning("refusals_not_written", error=str(error))
+
+    async def _rotate_tickets(self) -> None:
+        while True:
+            await asyncio.sleep(12 * 3600)
+            self._certificates.rotate()
+
+    async def _sweep(self) -> None:
+        """Do what one process does for all: old stories, orphaned files, interrupted deletions."""
+        settings = DiarySettings()
+        works: tuple[Callable[[Instant], Awaitable[object]], ...] = (
+            lambda now: sweep_diary(self._databases.mail, settings, now),
+            lambda now: sweep_refusals(self._databases.gate, settings, now),
+            self._blobs.sweep,
+            lambda _: self._mailboxes.sweep(),
+        )
+        while True:
+            for work in works:
+                try:
+                    await work(self._clock.now())
+                except (NotCommitted, OSError) as error:
+                    self._log.warning("sweep_failed", error=str(error))
+            await asyncio.sleep(SWEEP_S)
+
+
+class _Filing:
+    """Puts a report of the queue's into a mailbox (queue.bounce.Mailboxes)."""
+
+    def __init__(self, mailboxes: Mailboxes) -> None:
+        self._mailboxes = mailboxes
+
+    async def file(self, delivery: ToMailbox, envelope: Envelope, content: bytes, now: Instant) -> Filed:
+        mailbox = await self._mailboxes.inbox(delivery.account)
+        steps = append_steps(mailbox, envelope.id, describe(content, now), 0, now, MailId(envelope.id))
+        return Filed(steps, (append_notice(mailbox),))
+
+
+class _Sealing:
+    """Signs what the queue writes itself (queue.bounce.Sealer)."""
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+
+    async def seal(self, content: bytes, domain: str, now: Instant) -> bytes:
+        header = HeaderBlock.parse(content)
+        return await self._seal.seal(raw_fields(content, header), content[header.end :], domain, now)
+
+
+def open_certificates(config: Config, clock: Clock, log: Log) -> TlsHolder:
+    """Return the server's certificates; without any in the configuration, a self-signed one, said loudly."""
+    pairs = tuple(Pair(Path(each.certificate), Path(each.key)) for each in config.tls.certificates)
+    if not pairs:
+        folder = config.data_dir / "tls"
+        pair = Pair(folder / "self-signed.pem", folder / "self-signed.key")
+        if not pair.certificate.exists():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_pair(pair, *self_signed((config.hostname,), clock.now()))
+        log.warning(
+            "self_signed_certificate",
+            text="No certificate is configured: clients will warn of this one. Set [[tls.certificates]].",
+            certificate=str(pair.certificate),
+        )
+        pairs = (pair,)
+    return TlsHolder(pairs, clock.now())
+
+
+def _servers(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(split_address(text, 53, ("resolver", "servers", at)) for at, text in enumerate(texts))
+
+
+def _own_ips(config: Config) -> tuple[str, ...]:
+    found = []
+    for name, listener in config.listeners.items():
+        if listener.kind is Kind.MX:
+            found += [split_address(each, 25, ("listen", name))[0] for each in listener.address]
+    return tuple(ip for ip in found if ip not in ("0.0.0.0", "::"))  # noqa: S104  (compared, not bound)

@@ -1,0 +1,46 @@
+"""The command line: skins on the stages' verbs."""
+
+import sys
+
+import typer
+
+from gatepost.cli import gate, people, queue, server, story
+from gatepost.cli.common import guarded
+
+app = typer.Typer(
+    name="gatepost",
+    help="A whole mail server. Begin with: gatepost try",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(people.users, name="user")
+app.add_typer(people.domains, name="domain")
+app.add_typer(people.aliases, name="alias")
+app.add_typer(people.dkim, name="dkim")
+app.add_typer(queue.queue, name="queue")
+app.add_typer(gate.tables, name="tables")
+app.add_typer(gate.grey, name="grey")
+server.register(app)
+story.register(app)
+
+
+def run() -> int:
+    """Run the command that sys.argv names."""
+
+    def command() -> None:
+        app(standalone_mode=False)
+
+    try:
+        return guarded(command)
+    except typer.Exit as left:
+        return left.exit_code
+    except typer.Abort:
+        sys.stderr.write("Nothing was done.\n")
+        return 1
+    except Exception as error:
+        shown = getattr(error, "show", None)
+        if shown is None:
+            raise
+        shown()
+        return int(getattr(error, "exit_code", 2))

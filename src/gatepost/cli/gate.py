@@ -1,0 +1,168 @@
+"""`gatepost tables` (pfctl -T's verbs) and `gatepost grey` (spamdb's)."""
+
+import sys
+from collections.abc import Awaitable
+from typing import Annotated, TypeVar
+
+import typer
+
+from gatepost.cli.common import ConfigOption, Failed, JsonOption, moment, now, print_json, say, show, with_databases
+from gatepost.config import Config
+from gatepost.databases import Databases
+from gatepost.gate import verbs
+from gatepost.gate.grey import Record
+from gatepost.gate.table import BadEntry
+from gatepost.gate.verbs import Done, GateRefusal
+
+T = TypeVar("T")
+
+tables = typer.Typer(help="Tables of addresses that the gate decides by.", no_args_is_help=True)
+grey = typer.Typer(help="The greylist: grey, white and trapped senders, and spamtraps.", no_args_is_help=True)
+_TRAPPED = typer.Option("-t", help="Trapped hosts, not white ones.")
+_SPAMTRAP = typer.Option("-T", help="Spamtrap addresses.")
+
+
+@tables.command("list")
+def tables_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List all tables and how many entries each has of its own (files not counted)."""
+    found = with_databases(config, lambda databases, settings: verbs.list_tables(databases.gate, settings.gate))
+    show(found, ("Table", "Entries"), as_json=as_json)
+
+
+@tables.command("show")
+def tables_show(table: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print a table's entries as pfctl does."""
+    found = with_databases(config, lambda databases, _: verbs.show_table(databases.gate, table))
+    if as_json:
+        print_json([{"entry": each.text, "negated": each.negated, "since": moment(each.since)} for each in found])
+        return
+    for each in found:
+        say(f"  {'!' if each.negated else ' '}{each.text}")
+
+
+@tables.command("add")
+def tables_add(table: str, addresses: list[str], config: ConfigOption = None) -> None:
+    """Add addresses or networks; a leading ! makes a hole."""
+    _report(
+        with_databases(
+            config, lambda databases, _: _checked(verbs.add_entries(databases.gate, table, addresses, now()))
+        )
+    )
+
+
+@tables.command("del")
+def tables_del(table: str, addresses: list[str], config: ConfigOption = None) -> None:
+    """Delete entries: exactly these networks."""
+    _report(
+        with_databases(
+            config, lambda databases, _: _checked(verbs.delete_entries(databases.gate, table, addresses))
+        )
+    )
+
+
+@tables.command("replace")
+def tables_replace(table: str, addresses: list[str], config: ConfigOption = None) -> None:
+    """Give a table exactly these entries."""
+    _report(
+        with_databases(
+            config, lambda databases, _: _checked(verbs.replace_entries(databases.gate, table, addresses, now()))
+        )
+    )
+
+
+@tables.command("flush")
+def tables_flush(table: str, config: ConfigOption = None) -> None:
+    """Empty a table."""
+    _report(with_databases(config, lambda databases, _: verbs.flush_table(databases.gate, table)))
+
+
+@tables.command("expire")
+def tables_expire(table: str, seconds: int, config: ConfigOption = None) -> None:
+    """Delete entries that are older than SECONDS."""
+    _report(
+        with_databases(config, lambda databases, _: verbs.expire_entries(databases.gate, table, seconds, now()))
+    )
+
+
+@tables.command("zero")
+def tables_zero(table: str, config: ConfigOption = None) -> None:
+    """Begin the ages of a table's entries anew."""
+    _report(with_databases(config, lambda databases, _: verbs.zero_table(databases.gate, table, now())))
+
+
+@tables.command("test")
+def tables_test(table: str, addresses: list[str], config: ConfigOption = None) -> None:
+    """Tell whether hosts are in a table: exit status 0 when all of them are, else 2."""
+    done = with_databases(
+        config, lambda databases, _: _checked(verbs.test_entries(databases.gate, table, addresses))
+    )
+    _report(done)
+    if done.done < done.asked:
+        raise typer.Exit(2)
+
+
+@grey.command("list")
+def grey_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the greylist as spamdb does."""
+    found = with_databases(config, lambda databases, _: verbs.grey_records(databases.gate))
+    if as_json:
+        print_json([_fields(each) for each in found])
+        return
+    for each in found:
+        say(verbs.spamdb_line(each))
+
+
+@grey.command("add")
+def grey_add(
+    keys: list[str],
+    config: ConfigOption = None,
+    trapped: Annotated[bool, _TRAPPED] = False,
+    spamtrap: Annotated[bool, _SPAMTRAP] = False,
+) -> None:
+    """Add white hosts; with -t trapped hosts, with -T spamtrap addresses."""
+
+    async def work(databases: Databases, settings: Config) -> None:
+        if spamtrap:
+            await _checked(verbs.add_spamtraps(databases.gate, keys, now()))
+        elif trapped:
+            await _checked(verbs.add_trapped(databases.gate, keys, now(), settings.gate))
+        else:
+            await _checked(verbs.add_white(databases.gate, keys, now(), settings.gate))
+
+    with_databases(config, work)
+
+
+@grey.command("del")
+def grey_del(keys: list[str], config: ConfigOption = None) -> None:
+    """Delete hosts and spamtraps by their address; the exit status is how many were not there."""
+    missing = with_databases(config, lambda databases, _: verbs.delete_records(databases.gate, keys))
+    for key in missing:
+        sys.stderr.write(f"no entry for {key}\n")
+    if missing:
+        raise typer.Exit(len(missing))
+
+
+async def _checked(work: Awaitable[T]) -> T:
+    """Pass a verb's answer through; its refusals are for the operator."""
+    try:
+        return await work
+    except (GateRefusal, BadEntry) as wrong:
+        raise Failed(str(wrong)) from wrong
+
+
+def _report(done: Done) -> None:
+    """Print pfctl's line where pfctl prints it."""
+    sys.stderr.write(done.text + "\n")
+
+
+def _fields(record: Record) -> dict[str, object]:
+    return {
+        "state": record.state.value,
+        "key": record.key.decode("utf-8", "replace"),
+        "ip": record.ip,
+        "first": moment(record.first),
+        "pass": moment(min(record.passes, 1 << 60)) if record.ip else "",
+        "expire": moment(min(record.expires, 1 << 60)) if record.ip else "never",
+        "blocked": record.blocked,
+        "passed": record.passed,
+    }

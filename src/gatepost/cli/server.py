@@ -1,0 +1,106 @@
+"""`gatepost serve`, `check`, `version`, `reload`, `upgrade`, `try`, and the care of the data."""
+
+import platform
+import ssl
+from pathlib import Path
+from typing import Annotated
+
+import apsw
+import typer
+
+from gatepost import __version__
+from gatepost.base.settings import BadSetting
+from gatepost.cli.common import ConfigOption, JsonOption, config_file, fail, print_json, say
+from gatepost.config import load, located
+from gatepost.policy.rules import load as load_rules
+from gatepost.process import bind, run_alone
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (serve, check, version):
+        app.command()(command)
+    app.command("try")(try_)
+
+
+def serve(config: ConfigOption = None) -> None:
+    """Run the server in the foreground until SIGTERM."""
+    file = config_file(config)
+    settings = load(file)
+    try:
+        sockets = bind(settings)
+    except OSError as error:
+        fail(str(error))
+    run_alone(settings, file, sockets, lambda: None)
+
+
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Read the configuration, its tables and certificates; say what is wrong, or that nothing is."""
+    file = config_file(config)
+    settings = load(file)
+    warnings: list[str] = []
+
+    def warn(event: str, **fields: object) -> None:
+        warnings.append(f"{event}: " + ", ".join(f"{key} {value}" for key, value in fields.items()))
+
+    try:
+        ruleset = load_rules(settings.policy, warn)
+    except BadSetting as wrong:
+        raise located(wrong, file.read_text("utf-8"), file) from wrong
+    for name, path in settings.gate.tables.items():
+        if not Path(path).exists():
+            fail(f"{file}: gate.tables.{name}: {path} does not exist (an empty file is an empty table)")
+    listeners = {name: list(each.address) for name, each in settings.listeners.items()}
+    if as_json:
+        print_json({"config": str(file), "listeners": listeners, "rules": len(ruleset.rules), "warnings": warnings})
+        return
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say(f"{file} is good: {len(listeners)} listeners, {len(ruleset.rules)} rules, data in {settings.data_dir}")
+
+
+def version(as_json: JsonOption = False) -> None:
+    """Print the versions that matter."""
+    facts = {
+        "gatepost": __version__,
+        "python": platform.python_version(),
+        "sqlite": apsw.sqlite_lib_version(),
+        "openssl": ssl.OPENSSL_VERSION,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        say(f"{name:<9} {value}")
+
+
+def try_(
+    once: Annotated[
+        bool, typer.Option("--once", help="Play the flows and end; exit 0 only if all went well.")
+    ] = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Do not play; hold the server for your own programs.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write how to reach it to this file.")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Keep the data here.")] = None,
+    greylist: Annotated[str, typer.Option(help="on: greylist 127.0.0.1 too.")] = "off",
+    filter_: Annotated[str, typer.Option("--filter", help="on: look at the content of mail.")] = "off",
+    workers: Annotated[int, typer.Option(help="Processes that speak with the world.")] = 1,
+) -> None:
+    """Show the whole server on this machine: its own CA, zone, accounts, and the three flows, played live."""
+    from gatepost.welcome.trial import Trial, TrialOptions  # only this command needs it
+
+    for name, value in (("--greylist", greylist), ("--filter", filter_)):
+        if value not in ("on", "off"):
+            fail(f"{name} is on or off, not {value!r}")
+    options = TrialOptions(
+        once=once,
+        hold=hold,
+        json_file=json_file,
+        data_dir=data_dir,
+        greylist=greylist == "on",
+        filter=filter_ == "on",
+        workers=workers,
+    )
+    raise typer.Exit(Trial(options).run())
