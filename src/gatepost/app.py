@@ -85,11 +85,13 @@ Sockets = Mapping[str, Sequence[socket.socket]]
 class Worker:
     """One worker's server. `start`, then `run` until `drain`."""
 
-    def __init__(self, config: Config, databases: Databases, log: Log, *, slot: int) -> None:
+    def __init__(self, config: Config, databases: Databases, log: Log, *, slot: int, mint: int) -> None:
+        """Make it; `mint` is the slot of its ids, which differs between generations."""
         self._config = config
         self._databases = databases
         self._log = log
         self._slot = slot
+        self._mint = mint
         self._clock: Clock = SystemClock()
         self._listeners: list[Listener] = []
         self._live: defaultdict[str, set[Wire]] = defaultdict(set)
@@ -161,7 +163,7 @@ class Worker:
 
     async def _build_ground(self) -> None:
         config, mail = self._config, self._databases.mail
-        self._minter = Minter(self._slot)
+        self._minter = Minter(self._mint)
         self._blobs = Blobs(mail, config.data_dir / "bodies")
         self._mailboxes = Mailboxes(mail, self._blobs, self._minter)
         hasher = await asyncio.to_thread(Hasher, config.accounts)

@@ -1,23 +1,24 @@
-"""What each process of a server runs: a keeper, a worker, or, with one worker, everything in one.
+"""What each process of a server runs: the plan child, a generation, its keepers and its workers.
 
-The supervisor (aio/supervise) starts these with their sockets; they stop at SIGTERM and read their configuration
-anew at SIGHUP.
+`gatepost serve` is the supervisor (aio/supervise), which knows none of this; it starts `gatepost plan` and
+`gatepost generation` with the same configuration file. A generation forks keepers and workers from a parent that
+has loaded everything; with one worker it is that worker itself, and the keepers are threads.
 """
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
-import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
-import uvloop
-
+from gatepost.aio.clock import SystemClock
+from gatepost.aio.generation import Program, Ready, Slot, run_generation
+from gatepost.aio.plan import Plan, TcpPlan
+from gatepost.aio.process import EventLines
+from gatepost.aio.worker import run as run_loop
 from gatepost.app import Sockets, Worker
 from gatepost.base.ports import Log
 from gatepost.base.settings import BadSetting
@@ -29,149 +30,158 @@ from gatepost.db.keeper import Keeper, keep, listen_at, socket_path
 from gatepost.db.migrate import by_name
 from gatepost.db.sqlite import SqliteDatabase, open_database
 from gatepost.db.unit import Schema
-from gatepost.db.writer import Writer
+from gatepost.db.writer import DatabaseInUse, Writer
 from gatepost.gate.table import BadEntry, TableFull
 from gatepost.logs import configure
 from gatepost.queue.verbs import take_over
 
-SWITCH_S: Final = 0.0005
 KEEPERS: Final[Mapping[str, tuple[Callable[[Path], Path], tuple[Schema, ...], bool]]] = {
     "mail": (mail_path, MAIL_SCHEMAS, True),
     "gate": (gate_path, GATE_SCHEMAS, False),
 }
+TURN_S: Final = 0.02  # between two looks at whether the generation before has let a database go
 
 
-def run_keeper(config: Config, name: str, ready: Callable[[], None]) -> None:
-    """Keep one database until SIGTERM."""
+def plan(config: Config) -> Plan:
+    """Return what the supervisor is told of a configuration."""
+    listeners = tuple(
+        TcpPlan(
+            name, *split_address(address, PORTS[each.kind], ("listen", name, "address", at)), each.kind is Kind.MX
+        )
+        for name, each in config.listeners.items()
+        for at, address in enumerate(each.address)
+    )
+    return Plan(
+        data_dir=str(config.data_dir.absolute()),
+        workers=config.server.workers or max(1, len(os.sched_getaffinity(0))),
+        user=config.server.user,
+        listeners=listeners,
+        keepers=tuple(KEEPERS),
+    )
+
+
+def generation(file: Path) -> int:
+    """Be a generation of the server; return the exit status."""
+    config = load(file)
+
+    def worker(slot: Slot, sockets: Sockets, ready: Ready) -> None:
+        log = _log(config, f"worker{slot.index}")
+        main = _alone if slot.count == 1 else _beside_keepers
+        _Process(config, file, slot, sockets, ready, log).run(main)
+
+    def keeper(name: str, number: int, ready: Ready) -> None:
+        run_keeper(config, name, ready)
+
+    return run_generation(Program(worker=worker, keeper=keeper), EventLines())
+
+
+def run_keeper(config: Config, name: str, ready: Ready) -> None:
+    """Keep one database until SIGTERM.
+
+    During an upgrade the keeper of the generation before still has the file: this one says that it is ready (the
+    new workers are served by the old keeper) and takes over when that one has ended.
+    """
     path_of, schemas, durable = KEEPERS[name]
     path = path_of(config.data_dir)
-    listener = listen_at(socket_path(path))
-
-    def began(keeper: Keeper) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: keeper.stop())
-        ready()
-
-    keep(lambda: Writer(path, schemas, durable=durable, steady=time.monotonic), listener, began)
-
-
-def run_worker(config: Config, file: Path, slot: int, sockets: Sockets, ready: Callable[[], None]) -> None:
-    """Be a worker beside keepers until SIGTERM."""
-    log = configure(config.data_dir, form=config.server.log, level=config.server.log_level, worker=f"worker{slot}")
-
-    async def main() -> None:
-        mail = KeeperClient(mail_path(config.data_dir), socket_path(mail_path(config.data_dir)))
-        gate = KeeperClient(gate_path(config.data_dir), socket_path(gate_path(config.data_dir)))
-        await mail.connect()
-        await gate.connect()
+    ends: list[Callable[[], None]] = [lambda: os._exit(0)]
+    signal.signal(signal.SIGTERM, lambda *_: ends[-1]())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    told = False
+    while True:
         try:
-            worker = Worker(config, Databases(mail, gate), log, slot=slot)
-            await _serve(worker, file, sockets, ready, log)
-        finally:
-            await gate.close()
-            await mail.close()
+            writer = Writer(path, schemas, durable=durable, steady=time.monotonic)
+            break
+        except DatabaseInUse:
+            if not told:
+                ready()
+                told = True
+            time.sleep(TURN_S)
 
-    _run(main)
+    def began(running: Keeper) -> None:
+        ends.append(running.stop)
+        if not told:
+            ready()
 
-
-def run_alone(config: Config, file: Path, sockets: Sockets, ready: Callable[[], None]) -> None:
-    """Be the whole server in one process until SIGTERM: the keepers are threads."""
-    log = configure(config.data_dir, form=config.server.log, level=config.server.log_level, worker="gatepost")
-
-    async def main() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            opened: dict[str, SqliteDatabase] = {}
-            for name, (path_of, schemas, durable) in KEEPERS.items():
-                path = path_of(config.data_dir)
-                database = await open_database(path, schemas, steady=time.monotonic, durable=durable)
-                stack.push_async_callback(database.close)
-                door = Door(database, by_name(schemas))
-                await door.open(listen_at(socket_path(path)))
-                stack.callback(door.close)
-                opened[name] = database
-            databases = Databases(opened["mail"], opened["gate"])
-            await take_over(databases.mail, time.time_ns() // 1000)  # type: ignore[arg-type]  # an Instant
-            worker = Worker(config, databases, log, slot=0)
-            await _serve(worker, file, sockets, ready, log)
-
-    _run(main)
+    keep(lambda: writer, listen_at(socket_path(path)), began)
 
 
-def bind(config: Config) -> dict[str, list[socket.socket]]:
-    """Open every listener's sockets in this process; raises OSError with the address in its text."""
-    bound: dict[str, list[socket.socket]] = {}
-    for name, listener in config.listeners.items():
-        for at, address in enumerate(listener.address):
-            host, port = split_address(address, PORTS[listener.kind], ("listen", name, "address", at))
-            bound.setdefault(name, []).append(_bound(host, port))
-    return bound
+class _Process:
+    """One worker process: its signals, its readiness, and a main that opens the databases."""
 
+    def __init__(self, config: Config, file: Path, slot: Slot, sockets: Sockets, ready: Ready, log: Log) -> None:
+        self.config = config
+        self.slot = slot
+        self.log = log
+        self._file = file
+        self._sockets = sockets
+        self._ready = ready
+        self._worker: Worker | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving = False
 
-def addresses(config: Config) -> dict[str, list[tuple[str, int]]]:
-    """Return where each listener listens, by its name."""
-    return {
-        name: [
-            split_address(each, PORTS[listener.kind], ("listen", name, "address", at))
-            for at, each in enumerate(listener.address)
-        ]
-        for name, listener in config.listeners.items()
-    }
+    def run(self, main: Callable[["_Process"], Coroutine[object, object, None]]) -> None:
+        """Serve until SIGTERM."""
+        run_loop(lambda: main(self), on_term=self._leave, on_hup=lambda: self._begin(self._reload()), log=self.log)
 
+    async def serve(self, databases: Databases) -> None:
+        """Serve with open databases."""
+        if self.slot.index == 0 and self.slot.generation <= 1:
+            await take_over(databases.mail, SystemClock().now())
+        worker = Worker(self.config, databases, self.log, slot=self.slot.index, mint=self.slot.mint)
+        await worker.start(self._sockets)
+        self._worker = worker
+        self._ready()
+        self.log.info("ready", pid=os.getpid())
+        if not self._leaving:
+            await worker.run()
+        self.log.info("stopped", pid=os.getpid())
 
-def steered(config: Config) -> Sequence[str]:
-    """Return the listeners whose connections go to a worker by their source."""
-    return [name for name, listener in config.listeners.items() if listener.kind is Kind.MX]
+    def _leave(self) -> None:
+        self._leaving = True
+        if self._worker is not None:
+            self._begin(self._worker.drain())
 
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from error
-    sock.listen(1024)
-    return sock
-
-
-async def _serve(worker: Worker, file: Path, sockets: Sockets, ready: Callable[[], None], log: Log) -> None:
-    loop = asyncio.get_running_loop()
-    await worker.start(sockets)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def begin(work: Callable[[], Awaitable[None]]) -> None:
-        task = loop.create_task(_guarded(work, log))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    async def reload() -> None:
+    async def _reload(self) -> None:
         try:
-            config = await asyncio.to_thread(load, file)
-            await worker.reload(config)
+            config = await asyncio.to_thread(load, self._file)
+            if self._worker is not None:
+                await self._worker.reload(config)
         except (ConfigError, BadSetting, BadEntry, TableFull, OSError, ValueError) as wrong:
-            log.error("reload_refused", error=str(wrong), text="The old configuration stays in force.")
+            self.log.error("reload_refused", error=str(wrong), text="The old configuration stays in force.")
 
-    loop.add_signal_handler(signal.SIGTERM, lambda: begin(worker.drain))
-    loop.add_signal_handler(signal.SIGINT, lambda: begin(worker.drain))
-    loop.add_signal_handler(signal.SIGHUP, lambda: begin(reload))
-    ready()
-    log.info("ready", pid=os.getpid())
-    await worker.run()
-    log.info("stopped", pid=os.getpid())
+    def _begin(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-async def _guarded(work: Callable[[], Awaitable[None]], log: Log) -> None:
-    try:
-        await work()
-    except Exception:
-        log.exception("signal_failed")
+async def _beside_keepers(process: _Process) -> None:
+    """Be one of several workers: the keepers are processes."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients: dict[str, KeeperClient] = {}
+        for name, (path_of, _, _) in KEEPERS.items():
+            path = path_of(process.config.data_dir)
+            client = clients[name] = KeeperClient(path, socket_path(path))
+            await client.connect()
+            stack.push_async_callback(client.close)
+        await process.serve(Databases(clients["mail"], clients["gate"]))
 
 
-def _run(main: Callable[[], Awaitable[None]]) -> None:
-    sys.setswitchinterval(SWITCH_S)
-    gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())  # type: ignore[arg-type]  # every main here is a coroutine
+async def _alone(process: _Process) -> None:
+    """Be the only worker: the keepers are threads, with a door for commands."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened: dict[str, SqliteDatabase] = {}
+        for name, (path_of, schemas, durable) in KEEPERS.items():
+            path = path_of(process.config.data_dir)
+            database = await open_database(path, schemas, steady=time.monotonic, durable=durable)
+            stack.push_async_callback(database.close)
+            door = Door(database, by_name(schemas))
+            await door.open(listen_at(socket_path(path)))
+            stack.callback(door.close)
+            opened[name] = database
+        await process.serve(Databases(opened["mail"], opened["gate"]))
+
+
+def _log(config: Config, name: str) -> Log:
+    return configure(config.data_dir, form=config.server.log, level=config.server.log_level, worker=name)

@@ -48,7 +48,7 @@ class Plan:
         return json.dumps(asdict(self))
 
 
-class Unplanned(ValueError):  # noqa: N818
+class Unplanned(ValueError):
     """The plan cannot be used; the text says why."""
 
 

@@ -28,7 +28,7 @@ LOCK_FILE: Final = "supervisor.pid"
 STATUS_FILE: Final = "status.json"
 
 
-class AlreadyRunning(Exception):  # noqa: N818
+class AlreadyRunning(Exception):
     """Another supervisor serves this data directory."""
 
 
@@ -97,7 +97,7 @@ def drop_privileges(user: str, group: str) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Be told SIGTERM when the parent ends, so that no orphan serves on old sockets; exits when it has ended already.
+    """Be told SIGTERM when the parent ends, so that no orphan serves on old sockets; exit when it already has.
 
     Call it after the last change of user, which would undo it (prctl(2)).
     """
@@ -114,7 +114,7 @@ def take_lock(data_dir: Path, pid: int) -> int:
     path = data_dir / "run" / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except OSError as error:
         owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
@@ -170,6 +170,17 @@ def notify(*lines: str) -> None:
             sock.sendto("\n".join(lines).encode(), "\0" + address[1:] if address[0] == "@" else address)
         except OSError:
             pass
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock, with a moment's patience for a `find_supervisor` that looks at it just now."""
+    for _ in range(5):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.05)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _prctl(option: int, value: int) -> None:

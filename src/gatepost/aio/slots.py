@@ -43,7 +43,7 @@ class Unbound(OSError):
 
 @dataclass(slots=True)
 class Place:
-    """One listener's sockets, by slot. `key` is its address as the plan has it: ("tcp", host, port) or ("unix", path)."""
+    """One listener's sockets, by slot. `key` is its address in the plan: ("tcp", host, port) or ("unix", path)."""
 
     name: str
     key: tuple[str | int, ...]
@@ -91,7 +91,7 @@ def bind_plan(plan: Plan, kept: Sequence[Place], activated: Iterable[socket.sock
 
 
 def activated_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that systemd passed (sd_listen_fds(3)): descriptors from 3 on, when they are meant for us."""
+    """Return the sockets that systemd passed, descriptors from 3 on (sd_listen_fds(3)); none if not for us."""
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(environment.get("LISTEN_FDS", "0"))

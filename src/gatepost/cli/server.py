@@ -1,37 +1,94 @@
 """`gatepost serve`, `check`, `version`, `reload`, `upgrade`, `try`, and the care of the data."""
 
+import os
 import platform
+import signal
 import ssl
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import apsw
 import typer
 
 from gatepost import __version__
+from gatepost.aio.process import find_supervisor, read_status
 from gatepost.base.settings import BadSetting
 from gatepost.cli.common import ConfigOption, JsonOption, config_file, fail, print_json, say
-from gatepost.config import load, located
+from gatepost.config import Config, load, located
 from gatepost.policy.rules import load as load_rules
-from gatepost.process import bind, run_alone
+from gatepost.process import generation, plan
+from gatepost.supervised import supervise
+
+UPGRADE_S: Final = 130
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (serve, check, version):
+    for command in (serve, reload, upgrade, status, check, version):
         app.command()(command)
+    app.command("plan", hidden=True)(plan_)
+    app.command("generation", hidden=True)(generation_)
     app.command("try")(try_)
 
 
 def serve(config: ConfigOption = None) -> None:
-    """Run the server in the foreground until SIGTERM."""
-    file = config_file(config)
-    settings = load(file)
-    try:
-        sockets = bind(settings)
-    except OSError as error:
-        fail(str(error))
-    run_alone(settings, file, sockets, lambda: None)
+    """Run the server until SIGTERM; SIGHUP reads the configuration anew, SIGUSR2 upgrades."""
+    raise typer.Exit(supervise(str(config_file(config))))
+
+
+def plan_(config: ConfigOption = None) -> None:
+    """Print what the supervisor needs to know of a configuration (for the supervisor)."""
+    say(plan(load(config_file(config))).to_json())
+
+
+def generation_(config: ConfigOption = None) -> None:
+    """Be a generation of workers (for the supervisor)."""
+    raise typer.Exit(generation(config_file(config)))
+
+
+def reload(config: ConfigOption = None) -> None:
+    """Let the running server read its configuration and tables anew; an invalid one changes nothing."""
+    settings = load(config_file(config))
+    os.kill(_supervisor(settings), signal.SIGHUP)
+    say("asked; gatepost logs tells how it went")
+
+
+def upgrade(config: ConfigOption = None) -> None:
+    """Replace the running server by what is installed now; its sockets stay open and no client is turned away."""
+    settings = load(config_file(config))
+    pid = _supervisor(settings)
+    before = read_status(settings.data_dir).get("generation")
+    os.kill(pid, signal.SIGUSR2)
+    ends = time.monotonic() + UPGRADE_S
+    while time.monotonic() < ends:
+        status = read_status(settings.data_dir)
+        if status.get("generation") != before and status.get("state") == "serving":
+            say(f"generation {status.get('generation')} serves; the one before drains")
+            return
+        time.sleep(0.1)
+    fail(f"no new generation within {UPGRADE_S} s; the old one serves on. gatepost logs may tell why")
+
+
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Tell whether the server runs, and how."""
+    settings = load(config_file(config))
+    pid = find_supervisor(settings.data_dir)
+    facts = {"running": pid is not None, "pid": pid, **read_status(settings.data_dir)}
+    if as_json:
+        print_json(facts)
+    else:
+        for name, value in facts.items():
+            say(f"{name:<12} {value}")
+    if pid is None:
+        raise typer.Exit(3)
+
+
+def _supervisor(settings: Config) -> int:
+    pid = find_supervisor(settings.data_dir)
+    if pid is None:
+        fail(f"no server runs on {settings.data_dir}")
+    return pid
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:

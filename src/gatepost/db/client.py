@@ -13,6 +13,7 @@ from gatepost.db.unit import NotCommitted, Params, Rows, Statement, Unhealthy, U
 
 RECONNECT_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 IN_FLIGHT_MAX: Final = 8192
+PATIENCE_S: Final = 3.0  # a keeper that died, or was replaced in an upgrade, is back much sooner
 
 
 class KeeperClient:
@@ -47,9 +48,11 @@ class KeeperClient:
         return await self._readers.read_long(statement, params)
 
     async def commit(self, unit: Unit) -> tuple[Rows, ...]:
-        """Send a unit and wait for its answer."""
+        """Send a unit and wait for its answer; while the keeper is away, wait a moment for it first."""
+        if self._transport is None and not await self._back():
+            raise Unhealthy("the keeper is away")
         if self._transport is None or len(self._futures) >= IN_FLIGHT_MAX:
-            raise Unhealthy("the keeper is away" if self._transport is None else "too many units wait")
+            raise Unhealthy("too many units wait")
         self._number += 1
         future: asyncio.Future[tuple[Rows, ...]] = asyncio.get_running_loop().create_future()
         self._futures[self._number] = future
@@ -94,6 +97,13 @@ class KeeperClient:
                 future.set_exception(Unhealthy("the keeper went away before it answered"))
         if not self._ends:
             self._reconnects = asyncio.get_running_loop().create_task(self._reconnect())
+
+    async def _back(self) -> bool:
+        """Tell whether the keeper came back within PATIENCE_S: units that were not sent yet lose nothing."""
+        if self._reconnects is None or self._ends:
+            return False
+        await asyncio.wait({self._reconnects}, timeout=PATIENCE_S)
+        return self._transport is not None
 
     async def _reconnect(self) -> None:
         for wait in chain(RECONNECT_S, repeat(RECONNECT_S[-1])):
