@@ -12,6 +12,11 @@ from hypothesis import strategies as st
 from gatepost.aio.dns import Looping, Malformed, Mx, Type, name_octets, parse_reply, query, reverse_name
 
 
+@pytest.fixture(autouse=True, params=["no loop"])
+def each_loop() -> None:
+    """Nothing here waits."""
+
+
 def wire(name: str, kind: str, *sets: tuple[str, str, str], number: int = 7) -> bytes:
     question = dns.message.make_query(name, kind)
     question.id = number

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import gatepost
 from gatepost.aio.plan import Plan, TcpPlan, UnixPlan, Unplanned, parse_plan
 from gatepost.aio.process import AlreadyRunning, find_supervisor, read_status, take_lock
 from gatepost.aio.slots import Place, Unbound, bind_plan
 from tests.aio.toy import argv
-from tests.support.peers import MACHINE_CANNOT
+from tests.support.peers import cannot
 
 pytestmark = pytest.mark.process
 
@@ -55,11 +56,12 @@ class Toy:
         plan = {"data_dir": str(self.folder / "data"), "workers": 2, "listeners": [listener]}
         (self.folder / "plan.json").write_text(json.dumps(plan | changes))
 
-    def start(self, **environment: str) -> None:
+    def start(self, python: str = sys.executable, **environment: str) -> None:
         (self.folder / "version").write_text("one")
         with (self.folder / "log").open("ab") as log:
             environment = {**os.environ, **environment}
-            self.process = subprocess.Popen(argv("serve", str(self.folder)), stderr=log, env=environment)
+            words = (python, *argv("serve", str(self.folder))[1:])
+            self.process = subprocess.Popen(words, stderr=log, env=environment)
         self.until(lambda: self.status().get("state") == "serving", 20)
         listeners = self.status()["listeners"]
         assert isinstance(listeners, dict)
@@ -123,6 +125,8 @@ def test_a_start_a_drain_and_a_clean_end(toy: Toy) -> None:
     toy.signal(signal.SIGTERM)
     assert idle.recv(100) == b"421 bye\r\n"
     assert time.monotonic() - start < 1
+    with pytest.raises(ConnectionRefusedError):
+        toy.connect()
     busy.sendall(b"still here\r\n")
     assert busy.recv(100) == b"still here\r\n"
     busy.close()
@@ -304,17 +308,17 @@ def test_the_lock_is_no_symbolic_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.row("SYS-02")
-@pytest.mark.skipif(os.geteuid() != 0, reason=f"{MACHINE_CANNOT} become another user")
-def test_no_process_keeps_privileges(tmp_path: Path) -> None:
-    """Uses a copy of the tree that `nobody` can read only if the tree itself can be read by all."""
-    toy = Toy(tmp_path)
-    if not readable_by_others(Path(sys.executable).resolve()) or not readable_by_others(Path(__file__)):
-        pytest.skip(f"{MACHINE_CANNOT} run this Python as another user")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        os.chmod(folder, os.stat(folder).st_mode | 0o755 if folder != Path("/tmp") else 0o1777)
+def test_no_process_keeps_privileges(toy: Toy) -> None:
+    if os.geteuid() != 0:
+        cannot("become another user")
+    for folder in (toy.folder, *toy.folder.parents[:2]):
+        os.chmod(folder, 0o755)
+    os.chmod(toy.folder, 0o777)
     toy.plan(user="nobody", keepers=["mail"])
-    os.chmod(tmp_path, 0o777)
-    toy.start()
+    toy.start(
+        python=python_for_all(),
+        PYTHONPATH=os.pathsep.join(path for path in sys.path if not path.startswith(sys.base_prefix)),
+    )
     greetings = [toy.ask() for _ in range(40)]
     generation = toy.status()["generation_pid"]
     assert isinstance(generation, int)
@@ -324,11 +328,23 @@ def test_no_process_keeps_privileges(tmp_path: Path) -> None:
         assert facts["Uid"].split() == ["65534"] * 4
         assert facts["NoNewPrivs"] == "1"
         assert int(facts["CapEff"], 16) == int(facts["CapPrm"], 16) == 0
+    toy.signal(signal.SIGUSR2)  # an upgrade needs no privilege either
+    toy.until(lambda: toy.status().get("generation") == 2)
+    assert toy.ask().generation == 2
     assert toy.stop() == 0
 
 
-def readable_by_others(path: Path) -> bool:
-    return all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in path.parents)
+def python_for_all() -> str:
+    """Return a Python of this version that other users may run (this one may be in a home of root's)."""
+    here = Path(__file__)
+    if not all(os.stat(folder).st_mode & 0o001 for folder in here.parents):
+        cannot("read the sources as another user")
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for path in (Path(sys.executable).resolve(), Path("/usr/bin") / name, Path("/usr/local/bin") / name):
+        if path.exists() and all(os.stat(folder).st_mode & 0o001 for folder in path.parents):
+            return str(path)
+    cannot("run this Python as another user")
+    raise AssertionError
 
 
 def test_systemd_is_told_and_its_sockets_are_taken(toy: Toy) -> None:
@@ -359,6 +375,14 @@ def test_systemd_is_told_and_its_sockets_are_taken(toy: Toy) -> None:
         toy.signal(signal.SIGTERM)
         assert notices.recv(4096) == b"STOPPING=1"
         assert toy.process.wait(10) == 0
+        with toy.connect():
+            given.accept()[0].close()  # systemd's socket still listens
+
+
+def test_the_supervisor_needs_the_standard_library_alone() -> None:
+    source = Path(gatepost.__file__).parents[1]
+    script = f"import sys; sys.path.insert(0, {str(source)!r}); import gatepost.aio.supervise"
+    subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True, timeout=20)
 
 
 # Sockets without processes
@@ -430,7 +454,7 @@ def test_each_source_has_one_slot_and_sources_are_spread(setup: str, host: str, 
     words = ["unshare", "-n", sys.executable, "-c", NAMESPACE, setup, host, prefix]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if done.returncode != 0 and "AssertionError" not in done.stderr:
-        pytest.skip(f"{MACHINE_CANNOT} make a network namespace: {done.stderr[-300:]}")
+        cannot(f"make a network namespace: {done.stderr[-300:]}")
     slots = json.loads(done.stdout)
     assert all(len(each) == 1 and each[0][1] == 3 for each in slots), "one source, one slot"
     spread = Counter(each[0][0] for each in slots)

@@ -3,70 +3,17 @@
 FOLDER/plan.json is its configuration. Who connects is told `generation worker pid version`, then echoed by lines.
 """
 
-import asyncio
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
-from gatepost.aio import worker
-from gatepost.aio.drive import Wire
-from gatepost.aio.generation import Program, Ready, Slot, Sockets, run_generation
-from gatepost.aio.listen import Limits, Listener
+from gatepost.aio.generation import run_generation
 from gatepost.aio.process import EventLines
 from gatepost.aio.supervise import Commands, Supervisor
-
-FREE = Limits(total=0, per_peer=0, per_peer_minute=0)
 
 
 def argv(word: str, folder: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "tests.aio.toy", word, folder)
-
-
-def serve_worker(folder: Path, slot: Slot, sockets: Sockets, ready: Ready) -> None:
-    version = (folder / "version").read_text()
-    marks = {"reloads": 0}
-    stop = asyncio.Event()
-
-    async def session(wire: Wire) -> None:
-        wire.goodbye = b"421 bye\r\n"
-        facts = f"{slot.generation} {slot.index} {os.getpid()} {version} {marks['reloads']} {slot.mint}"
-        wire.write(facts.encode() + b"\r\n")
-        while octets := await wire.read(time.monotonic() + 30):
-            if octets == b"hold\r\n":
-                wire.goodbye = b""
-            wire.write(octets)
-
-    def on_hup() -> None:
-        marks["reloads"] += 1
-
-    async def main() -> None:
-        listeners = [
-            Listener(sock, session, limits=FREE, name=name, log=EventLines())
-            for name, own in sockets.items()
-            for sock in own
-        ]
-        for listener in listeners:
-            listener.start()
-        ready()
-        await stop.wait()
-        async with asyncio.TaskGroup() as group:
-            for listener in listeners:
-                group.create_task(listener.drain(2))
-
-    worker.run(main, on_term=stop.set, on_hup=on_hup, log=EventLines())
-
-
-def serve_keeper(folder: Path, name: str, generation: int, ready: Ready) -> None:
-    stop = asyncio.Event()
-
-    async def main() -> None:
-        (folder / f"keeper-{name}-{generation}").write_text(str(os.getpid()))
-        ready()
-        await stop.wait()
-
-    worker.run(main, on_term=stop.set, on_hup=lambda: None, log=EventLines())
 
 
 def main(word: str, folder: str) -> int:
@@ -78,12 +25,9 @@ def main(word: str, folder: str) -> int:
         case "generation":
             if (here / "unwell").exists():
                 return 3
-            program = Program(
-                worker=lambda slot, sockets, ready: serve_worker(here, slot, sockets, ready),
-                keeper=lambda name, generation, ready: serve_keeper(here, name, generation, ready),
-                load=lambda: None,
-            )
-            return run_generation(program, EventLines())
+            from tests.aio.toy_server import program  # as a real program does: the parents load nothing of it
+
+            return run_generation(program(here), EventLines())
         case _:
             commands = Commands(argv("plan", folder), argv("generation", folder), argv("serve", folder))
             return Supervisor(commands).run()

@@ -116,6 +116,7 @@ def read_brief() -> Brief:
 def run_generation(program: Program, log: Log) -> int:
     """Be a generation until SIGTERM; return the exit status."""
     brief = read_brief()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     die_with_parent(brief.supervisor)
     for _, descriptors in brief.sockets:
         for descriptor in descriptors:
@@ -234,6 +235,7 @@ class _Generation:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # who only starts reads the new settings anyway
             die_with_parent(parent)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             for descriptor in self.wake if self.told else (*self.wake, self.brief.ready):
@@ -281,7 +283,7 @@ class _Generation:
 
 
 def _own(brief: Brief, sockets: Mapping[int, socket.socket], index: int) -> Sockets:
-    """Return the sockets of worker `index`; see `slots.Place.of_worker`."""
+    """Return the sockets of worker `index`: each slot has one worker, each worker at least one socket."""
     own: dict[str, tuple[socket.socket, ...]] = {}
     for name, descriptors in brief.sockets:
         mine = descriptors[index :: brief.workers] or (descriptors[index % len(descriptors)],)

@@ -8,13 +8,14 @@ again: the kernel keeps the clients, and the sessions that are open go on (SMTP-
 import asyncio
 import errno
 import socket
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from gatepost.aio.drive import Wire
-from gatepost.aio.tls import TlsHolder
+from gatepost.aio.peer import is_loopback, peer_key, plain_ip
 from gatepost.base.ports import Log
 
 BACKLOG: Final = 1024
@@ -40,6 +41,15 @@ class Limits:
     loopback_exempt: bool = True
 
 
+class Contexts(Protocol):
+    """Where the TLS context of the next connection comes from: `tls.TlsHolder`."""
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context to serve with now."""
+        ...
+
+
 class Listener:
     """One listening socket of one worker.
 
@@ -54,7 +64,7 @@ class Listener:
         limits: Limits,
         name: str,
         log: Log,
-        tls: TlsHolder | None = None,
+        tls: Contexts | None = None,
         busy: bytes = b"",
     ) -> None:
         self.name = name
@@ -125,6 +135,9 @@ class Listener:
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._back_off(error)
+                    return
+                if error.errno == errno.EINVAL:  # shut down: the server ends
+                    self.stop()
                     return
                 continue  # the client went away between SYN and accept (accept(2))
             self._exhausted = False
@@ -240,20 +253,3 @@ class Listener:
         if len(self._local) > 1_000:
             self._local.clear()
         return self._local.setdefault(local_ip, plain_ip(local_ip))
-
-
-def plain_ip(ip: str) -> str:
-    """Return an address as the kernel gives it without scope, and a v4-mapped one as IPv4."""
-    if ip.startswith("::ffff:") and "." in ip:
-        return ip[7:]
-    return ip.partition("%")[0]
-
-
-def is_loopback(ip: str) -> bool:
-    """Tell whether the address is this machine's loopback."""
-    return ip.startswith("127.") or ip == "::1"
-
-
-def peer_key(ip: str) -> str | bytes:
-    """Return what counts as one peer: an IPv4 address, or the /64 of an IPv6 one."""
-    return socket.inet_pton(socket.AF_INET6, ip)[:8] if ":" in ip else ip

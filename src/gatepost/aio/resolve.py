@@ -37,7 +37,7 @@ from gatepost.aio.dns import (
     reverse_name,
 )
 from gatepost.aio.drive import connect
-from gatepost.aio.listen import is_loopback
+from gatepost.aio.peer import is_loopback
 from gatepost.base.address import fold_domain
 from gatepost.base.clock import Clock
 

@@ -43,16 +43,23 @@ class Unbound(OSError):
 
 @dataclass(slots=True)
 class Place:
-    """One listener's sockets, by slot. `key` is its address in the plan: ("tcp", host, port) or ("unix", path)."""
+    """One listener's sockets, by slot. `key` is its address in the plan: ("tcp", host, port) or ("unix", path).
+
+    `lent`: systemd has bound them and listens on when we end.
+    """
 
     name: str
     key: tuple[str | int, ...]
     sockets: list[socket.socket]
+    lent: bool = False
 
-    def of_worker(self, worker: int, workers: int) -> tuple[socket.socket, ...]:
-        """Return the sockets that a worker serves: each slot has one worker, each worker at least one socket."""
-        own = self.sockets[worker::workers]
-        return tuple(own) if own else (self.sockets[worker % len(self.sockets)],)
+    def shut(self) -> None:
+        """Refuse new clients at once, in all processes that hold these sockets."""
+        for sock in () if self.lent else self.sockets:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
 
 def bind_plan(plan: Plan, kept: Sequence[Place], activated: Iterable[socket.socket] = ()) -> list[Place]:
@@ -68,21 +75,25 @@ def bind_plan(plan: Plan, kept: Sequence[Place], activated: Iterable[socket.sock
     try:
         for tcp in plan.listeners:
             place = known.get(("tcp", tcp.host, tcp.port)) or Place(tcp.name, ("tcp", tcp.host, tcp.port), [])
-            sockets = place.sockets or given.get((tcp.host, tcp.port), [])
+            lent = given.get((tcp.host, tcp.port), [])
+            sockets = place.sockets or lent
             if not sockets or (place.sockets and len(sockets) < plan.workers):
                 fresh = _more_slots(tcp, sockets, plan.workers)
                 opened += fresh
                 sockets = sockets + fresh
             if tcp.steer and len(sockets) > 1:
                 _steer(sockets)
-            places.append(Place(tcp.name, place.key, sockets))
+            places.append(Place(tcp.name, place.key, sockets, place.lent or (bool(lent) and not place.sockets)))
         for unix in plan.unix:
             kept_unix = known.get(("unix", unix.path))
-            sockets = kept_unix.sockets if kept_unix else given.get((unix.path, 0), [])
+            lent = given.get((unix.path, 0), [])
+            sockets = kept_unix.sockets if kept_unix else lent
             if not sockets:
                 sockets = [_bind_unix(unix)]
                 opened += sockets
-            places.append(Place(unix.name, ("unix", unix.path), sockets))
+            places.append(
+                Place(unix.name, ("unix", unix.path), sockets, kept_unix.lent if kept_unix else bool(lent))
+            )
     except OSError:
         for sock in opened:
             sock.close()

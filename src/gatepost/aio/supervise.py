@@ -144,11 +144,11 @@ class Supervisor:
         state = _Handed(**handed)  # type: ignore[arg-type]  # written by _become_new, checked there by its type
         self._lock, self._number, self._reloads = state.lock, state.number, state.reloads
         os.set_inheritable(self._lock, False)
-        for name, key, descriptors in state.places:
+        for name, key, descriptors, lent in state.places:
             sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
             for sock in sockets:
                 sock.set_inheritable(False)
-            self._places.append(Place(name, tuple(key), sockets))
+            self._places.append(Place(name, tuple(key), sockets, lent))
         self._plan = parse_plan(state.plan)
         if state.current:
             number, pid = state.current
@@ -293,7 +293,7 @@ class Supervisor:
             reloads=self._reloads,
             current=None if self._current is None else (self._current.number, self._current.pid),
             old=[(old.number, old.pid) for old in self._old],
-            places=[(p.name, list(p.key), [sock.fileno() for sock in p.sockets]) for p in self._places],
+            places=[(p.name, list(p.key), [sock.fileno() for sock in p.sockets], p.lent) for p in self._places],
             plan=self._plan.to_json(),
         )
         notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
@@ -321,6 +321,8 @@ class Supervisor:
             self._tell_status("stopping")
             for run in runs:
                 self._dismiss(run)
+            for place in self._places:
+                place.shut()
             self._current = self._next = None
         now = time.monotonic()
         for run in self._old:
@@ -426,7 +428,7 @@ class _Handed:
     reloads: int
     current: tuple[int, int] | None
     old: list[tuple[int, int]]
-    places: list[tuple[str, list[str | int], list[int]]]
+    places: list[tuple[str, list[str | int], list[int], bool]]
     plan: str
 
 

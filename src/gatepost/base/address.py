@@ -1,5 +1,6 @@
 """Mail addresses as values; their grammar is in codec/smtp, their comparison here."""
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
@@ -7,7 +8,9 @@ from typing import Final
 
 import idna
 
-_ATEXT: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~.")
+_DOT_STRING: Final = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+)*"
+)
 _LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
@@ -55,8 +58,7 @@ def fold_domain(domain: str) -> str:
 
 def quote_local(local: str) -> str:
     """Return a local part as it stands in a path, quoted where RFC 5321 §4.1.2 asks for it."""
-    plain = all(c in _ATEXT or c >= "\x80" for c in local)
-    if plain and local and local[0] != "." and local[-1] != "." and ".." not in local:
+    if _DOT_STRING.fullmatch(local):
         return local
     escaped = local.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

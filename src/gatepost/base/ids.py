@@ -17,6 +17,7 @@ EPOCH_MS: Final = 1_577_836_800_000
 SLOTS: Final = 256
 LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_LENGTH: Final = 13
+_PAIRS: Final = tuple(high + low for high in LETTERS for low in LETTERS)
 _VALUES: Final = {letter: value for value, letter in enumerate(LETTERS)} | {"i": 1, "l": 1, "o": 0}
 
 
@@ -44,7 +45,13 @@ class Minter:
 
 def id_text(mail_id: int) -> str:
     """Return the 13 letters of an id."""
-    return "".join(LETTERS[(mail_id >> shift) & 31] for shift in range(60, -5, -5))
+    number, pairs = mail_id, []
+    for _ in range(6):
+        pairs.append(_PAIRS[number & 1023])
+        number >>= 10
+    pairs.append(LETTERS[number & 31])
+    pairs.reverse()
+    return "".join(pairs)
 
 
 def parse_id(text: str) -> MailId:

@@ -8,7 +8,7 @@ to the keeper, which looks its text up in its own table: a worker can run what w
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Value = int | float | str | bytes | None
 Params = Mapping[str, Value]
@@ -30,16 +30,14 @@ class Statement:
     needs_row: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A statement with its parameters."""
+class Step(NamedTuple):
+    """A statement with its parameters: a dozen a mail, so a tuple, which is made in a third of the time."""
 
     statement: Statement
     params: Params
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """News for all processes after the commit: a hint, never a promise. `topic` is a stage's word."""
 
     topic: str

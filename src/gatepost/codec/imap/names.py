@@ -41,7 +41,10 @@ def decode_name(octets: bytes) -> str:
     plain = b"".join(parts[::2])
     if b"&" in plain:
         raise BadName("the name has an & that begins nothing")
-    return b"".join(parts).decode("utf-8")
+    name = b"".join(parts).decode("utf-8")
+    if encode_name(name) != octets:  # RFC 3501 §5.1.3: what can stand for itself is never encoded
+        raise BadName("the name is not modified UTF-7")
+    return name
 
 
 def _unshift(text: bytes) -> bytes:
@@ -59,8 +62,7 @@ class Pattern:
     """A LIST pattern: `*` matches anything, `%` anything but the separator; linear in the name."""
 
     def __init__(self, pattern: str, separator: str = "/") -> None:
-        squeezed = re.sub(r"[*%]*\*[*%]*", "*", pattern)
-        self._pieces = re.sub(r"%+", "%", squeezed)
+        self._pieces = re.sub(r"[*%]+", lambda run: "*" if "*" in run[0] else "%", pattern)
         self._separator = separator
 
     def matches(self, name: str) -> bool:

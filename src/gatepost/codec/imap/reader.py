@@ -72,20 +72,17 @@ class Reader:
         """Return how many octets wait."""
         return len(self._buffer)
 
-    def receive(self, octets: bytes) -> list[Event]:
-        """Take octets; any split of the input gives the same events."""
+    def feed(self, octets: bytes) -> None:
+        """Take octets; `next` and `take_line` look for commands and lines in them."""
         self._buffer += octets
-        events: list[Event] = []
-        while not self._over:
-            event = self._next()
-            if event is None:
-                break
-            events.append(event)
-        return events
 
-    def hold(self, octets: bytes) -> None:
-        """Take octets without looking for commands in them; `take_line` or `receive` will."""
-        self._buffer += octets
+    def next(self) -> Event | None:
+        """Return the next event, None when octets are missing; any split of the input gives the same events.
+
+        One at a time, because a command changes what the octets behind it are: STARTTLS forbids them, IDLE and
+        AUTHENTICATE take lines, login raises the bounds.
+        """
+        return None if self._over else self._next()
 
     def take_line(self) -> bytes | None:
         """Take one line that is no command (AUTHENTICATE's answers, DONE); None until it is whole."""

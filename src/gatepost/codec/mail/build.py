@@ -33,7 +33,10 @@ def field(name: bytes, value: bytes) -> bytes:
 
 def printable(text: str, limit: int = 500) -> str:
     """Return what a stranger said so that it can stand in a header or a log: one line, printable, cut."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text[:limit])
+    text = text[:limit]
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
 def message_id(mail_id: int, hostname: str) -> bytes:

@@ -35,13 +35,14 @@ def imap_string(value: bytes | None) -> bytes:
 
 def render_envelope(header: HeaderBlock) -> bytes:
     """Return the ENVELOPE list; Sender and Reply-To default to From."""
-    sender = header.first(b"from")
+    author = _addresses(header.first(b"from"))
+    sender, reply_to = header.first(b"sender"), header.first(b"reply-to")
     fields = [
         imap_string(_cut(header.first(b"date"))),
         imap_string(_cut(header.first(b"subject"))),
-        _addresses(sender),
-        _addresses(header.first(b"sender") or sender),
-        _addresses(header.first(b"reply-to") or sender),
+        author,
+        _addresses(sender) if sender else author,
+        _addresses(reply_to) if reply_to else author,
         _addresses(_all(header, b"to")),
         _addresses(_all(header, b"cc")),
         _addresses(_all(header, b"bcc")),

@@ -179,6 +179,8 @@ async def _mask(session: ImapSession, selected: Selected, names: Sequence[str], 
     """Return the mask of flag names; keywords that are new get their bit, unless flags are only taken away."""
     mask, unknown = known_mask(names, selected.keywords)
     fresh = [name for name in unknown if not name.startswith("\\")]
+    if len(fresh) < len(unknown):
+        raise Bad("There is no such system flag")
     if not fresh or not make:
         return mask
     selected.keywords = await _added(session, selected.mailbox, fresh)

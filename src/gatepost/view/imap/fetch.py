@@ -6,6 +6,7 @@ from typing import Final, cast
 
 from gatepost.base.clock import Instant
 from gatepost.base.ids import MailId
+from gatepost.blobs.bodies import Damaged, Missing
 from gatepost.codec.imap.attributes import Attribute, Cut, Fact, Section, parse_attributes
 from gatepost.codec.imap.sets import parse_set
 from gatepost.codec.imap.tokens import Tokens
@@ -17,10 +18,11 @@ from gatepost.store.model import Wanted
 from gatepost.store.sections import Section as StoredSection
 from gatepost.store.sections import part_at, unpack
 from gatepost.view.imap.selected import Selected
-from gatepost.view.imap.session import Bad, ImapSession
+from gatepost.view.imap.session import Bad, ImapSession, No
 
 WRITE_OCTETS: Final = 256 << 10
 SLICE_ROWS: Final = 2_000
+TURN_S: Final = 0.002  # no step on the loop is longer
 _FLAGS_ALONE: Final = frozenset((Fact.UID, Fact.FLAGS))
 _COLUMNS: Final = (
     (Fact.ENVELOPE, Wanted.ENVELOPE),
@@ -48,7 +50,10 @@ async def fetch(session: ImapSession, tokens: Tokens, uid: bool) -> str:
         await _flags(session, selected, spans, attributes)
         return "Fetch completed"
     seen = await _mark_seen(session, selected, spans, attributes)
-    missing = await _Answers(session, selected, attributes, seen).write(spans)
+    answers = _Answers(session, selected, attributes, seen)
+    missing = await answers.write(spans)
+    if answers.damaged:
+        raise No(f"{answers.damaged} messages are damaged and were left out; the postmaster was told", "SERVERBUG")
     if missing:
         return "[EXPUNGEISSUED] Some messages were expunged meanwhile"
     return "Fetch completed"
@@ -105,6 +110,7 @@ class _Answers:
         self._selected = selected
         self._attributes = attributes
         self._seen = seen
+        self.damaged = 0
         self._sections = [each for each in attributes if isinstance(each, Section)]
         wanted = Wanted.FACTS
         for fact, column in _COLUMNS:
@@ -121,15 +127,21 @@ class _Answers:
         """Answer; return how many messages were gone."""
         selected, session = self._selected, self._session
         ranges = selected.uid_ranges(spans)
-        answered = 0
+        clock = session.services.clock
+        answered = size = 0
         pending: list[bytes] = []
-        size = 0
+        turn_ends = clock.steady() + TURN_S
         async for rows in session.services.mailboxes.listing(selected.mailbox.id, ranges, self._wanted):
             for row in rows:
                 number = selected.number(cast(int, row[0]))
                 if number is None:
                     continue
-                line = await self._line(number, row)
+                try:
+                    line = await self._line(number, row)
+                except (Damaged, Missing) as damage:
+                    session.services.log.error("body_damaged", error=str(damage), user=session.user)
+                    self.damaged += 1
+                    continue
                 answered += 1
                 pending.append(line)
                 size += len(line)
@@ -137,7 +149,9 @@ class _Answers:
                     session.say(b"".join(pending))
                     await session.flush()
                     pending, size = [], 0
-            await asyncio.sleep(0)
+                if clock.steady() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = clock.steady() + TURN_S
         session.say(b"".join(pending))
         return sum(map(len, spans)) - answered
 

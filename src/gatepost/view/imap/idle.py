@@ -22,6 +22,6 @@ async def idle(session: ImapSession, tokens: Tokens, uid: bool) -> str:
         elif not octets:
             raise ConnectionError("the client left")
         else:
-            session.reader.hold(octets)
+            session.reader.feed(octets)
             if session.reader.held > session.reader.bounds.line:
                 raise Bad("Expected DONE")

@@ -141,9 +141,11 @@ async def _response(session: ImapSession) -> bytes:
         octets = await session.more()
         if not octets:
             raise ConnectionError("the client left")
-        if len(octets) > session.reader.bounds.total:
+        session.reader.feed(octets)
+        if session.reader.held > session.reader.bounds.line:
+            session.say(b"* BYE [TOOBIG] line too long\r\n")
+            session.state = State.OVER
             raise Bad("line too long")
-        session.reader.hold(octets)
 
 
 def _check_secured(session: ImapSession) -> None:

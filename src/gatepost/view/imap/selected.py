@@ -117,16 +117,15 @@ class Selected:
         self.gone |= set(self.uids) - {row[0] for row in rows}
 
     def expunge(self, uids: Iterable[int]) -> bytes:
-        """Remove messages from the view; return their EXPUNGE answers."""
-        said: list[bytes] = []
-        for uid in sorted(uids):
-            at = bisect_left(self.uids, uid)
-            if at < len(self.uids) and self.uids[at] == uid:
-                del self.uids[at], self.flags[at]
-                said.append(b"* %d EXPUNGE\r\n" % (at + 1))
-        if said:
-            self._uid_flags = None
-        return b"".join(said)
+        """Remove messages from the view; return their EXPUNGE answers, the highest number first."""
+        gone = set(uids)
+        places = [at for at, uid in enumerate(self.uids) if uid in gone]
+        if not places:
+            return b""
+        kept = [(uid, mask) for uid, mask in zip(self.uids, self.flags, strict=True) if uid not in gone]
+        self.uids, self.flags = [uid for uid, _ in kept], [mask for _, mask in kept]
+        self._uid_flags = None
+        return b"".join(b"* %d EXPUNGE\r\n" % (at + 1) for at in reversed(places))
 
     def first_unseen(self) -> int:
         """Return the first sequence number without \\Seen; 0 for none."""

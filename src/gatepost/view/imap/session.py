@@ -6,6 +6,7 @@ any --LOGOUT, a limit, silence--> OVER
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -127,19 +128,15 @@ class ImapSession:
         return await self.wire.read(steady + settings.idle_time)
 
     async def _take(self, octets: bytes) -> None:
-        events = self.reader.receive(octets)
-        while events:
-            for event in events:
-                match event:
-                    case GoOn():
-                        self.say(b"+ OK\r\n")
-                    case TooBig():
-                        self._too_big(event)
-                    case Whole(octets=command):
-                        await self._command(command)
-                if self.state is State.OVER:
-                    return
-            events = self.reader.receive(b"")
+        self.reader.feed(octets)
+        while self.state is not State.OVER and (event := self.reader.next()) is not None:
+            match event:
+                case GoOn():
+                    self.say(b"+ OK\r\n")
+                case TooBig():
+                    self._too_big(event)
+                case Whole(octets=command):
+                    await self._command(command)
         await self.wire.drain(self.services.clock.steady() + self.services.settings.write_time)
 
     def _too_big(self, event: TooBig) -> None:
@@ -258,7 +255,7 @@ class ImapSession:
         """Somebody logged in."""
         self.account = account
         self.state = State.AUTHENTICATED
-        self.reader.bounds = AFTER_LOGIN
+        self.reader.bounds = replace(AFTER_LOGIN, append=self.services.settings.append_max)
 
     def select(self, selected: Selected) -> None:
         """A mailbox was selected."""
