@@ -101,7 +101,7 @@ def test_everything(*, deep: bool, fast: bool) -> int:
         ("lint", [bin_ / "ruff", "check", "."]),
         ("types", [bin_ / "mypy"]),
         ("layers", [bin_ / "lint-imports", "--no-cache"]),
-        ("tests", [bin_ / "python", "-bb", "-m", "pytest", "-m", marks, "-rs", *(("--deep",) if deep else ())]),
+        ("tests", [bin_ / "python", "-m", "pytest", "-m", marks, "-rs", *(("--deep",) if deep else ())]),
     ]
     if not fast:
         steps += [(f"unit tests on {version}", command) for version, command in _other_pythons()]
@@ -160,7 +160,7 @@ def _other_pythons() -> list[tuple[str, list[str | Path]]]:
         venv = HERE / ".venvs" / version
         install(venv, python, DEV_LOCK)
         marks = "not process and not peer and not deep"
-        command: list[str | Path] = [venv / "bin" / "python", "-bb", "-m", "pytest", "-m", marks]
+        command: list[str | Path] = [venv / "bin" / "python", "-m", "pytest", "-m", marks]
         found.append((version, command))
     return found
 

@@ -85,7 +85,9 @@ class Gatepost:
             time.sleep(0.05)
         self._facts: dict[str, Any] = json.loads(facts.read_text())
         config = Path(self._facts["config_file"])
-        text = "".join('exempt = ["127.0.0.0/8"]\n' if line.startswith("exempt") else line for line in config.open())
+        text = "".join(
+            'exempt = ["127.0.0.0/8"]\n' if line.startswith("exempt") else line for line in config.open()
+        )
         config.write_text(text)
         os.kill(self._facts["pid"], signal.SIGHUP)
         time.sleep(1.5)
@@ -182,7 +184,8 @@ def main() -> None:
             rows.setdefault(server.name, []).append(row)
             print(json.dumps({"server": server.name, **row}), flush=True)
     medians = {
-        name: {key: statistics.median(row[key] for row in found) for key in found[0]} for name, found in rows.items()
+        name: {key: statistics.median(row[key] for row in found) for key in found[0]}
+        for name, found in rows.items()
     }
     ratio = medians["gatepost"]["to_mailbox_per_s"] / medians["postfix+dovecot"]["to_mailbox_per_s"]
     print(json.dumps({"medians": medians, "ratio": round(ratio, 2), "options": vars(options)}, indent=1))

@@ -156,7 +156,9 @@ def start() -> None:
     environment = os.environ | {"LD_LIBRARY_PATH": str(ROOT / "usr/lib/postfix"), "MAIL_CONFIG": str(CONF)}
     _spawn("dovecot", ["dovecot", "-F", "-c", str(BASE / "dovecot.conf")], dict(os.environ))
     _wait(IMAP)
-    subprocess.run([ROOT / "usr/sbin/postfix", "-c", CONF, "check"], env=environment, check=False, capture_output=True)
+    subprocess.run(
+        [ROOT / "usr/sbin/postfix", "-c", CONF, "check"], env=environment, check=False, capture_output=True
+    )
     _spawn("postfix", [str(ROOT / "usr/lib/postfix/sbin/master"), "-c", str(CONF), "-d"], environment)
     _wait(SMTP)
 

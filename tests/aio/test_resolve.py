@@ -87,7 +87,9 @@ def test_absence_is_told_apart() -> None:
 def test_the_right_answer_is_waited_for(fault: Fault) -> None:
     async def story() -> None:
         async with Zone(RECORDS, faults={"example.org": fault}) as zone:
+            start = time.monotonic()
             assert (await resolver(zone).a("example.org")).records == ("192.0.2.1",)
+            assert time.monotonic() - start > 0.015, "something unusable was taken for the answer"
             assert len(zone.asked) == 1
 
     run(story())
@@ -171,11 +173,12 @@ def test_failure_is_a_temporary_value_and_remembered_for_a_moment() -> None:
             assert len(zone.asked) == 1
             start = time.monotonic()
             assert (await ask.a("only4.example")).status is Status.SERVFAIL
-            assert 0.2 <= time.monotonic() - start < 1
+            assert 0.19 <= time.monotonic() - start < 3
             assert len(zone.asked) == 3
+            patient = resolver(zone, try_time=10)
         start = time.monotonic()
-        assert (await ask.a("down.example")).temporary  # nobody listens: refused, not waited for
-        assert time.monotonic() - start < 0.15
+        assert (await patient.a("down.example")).temporary  # nobody listens: refused, not waited for
+        assert time.monotonic() - start < 5
 
     run(story())
 
@@ -184,12 +187,12 @@ def test_failure_is_a_temporary_value_and_remembered_for_a_moment() -> None:
 def test_a_lost_question_is_asked_again_and_a_late_answer_still_counts() -> None:
     async def story() -> None:
         faults = {"example.org": Fault.SILENT_ONCE, "only4.example": Fault.LATE}
-        async with Zone(RECORDS, faults=faults, lateness=0.25) as zone:
-            ask = resolver(zone, try_time=0.2)
+        async with Zone(RECORDS, faults=faults, lateness=0.5) as zone:
+            ask = resolver(zone, try_time=0.4)
             assert (await ask.a("example.org")).records == ("192.0.2.1",)
             start = time.monotonic()
             assert (await ask.a("only4.example")).records == ("192.0.2.4",)
-            assert time.monotonic() - start < 0.4  # the first try's answer, in the second try's time
+            assert time.monotonic() - start < 0.85  # the first try's answer, in the second try's time
 
     run(story())
 

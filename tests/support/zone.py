@@ -145,7 +145,7 @@ class Zone(asyncio.DatagramProtocol):
                 other.id = question.id
                 return [(0, _forged(other, other.question[0].name).to_wire()), (0.02, right)]
             case Fault.GARBAGE_FIRST:
-                return [(0, right[:-3]), (0, right[:2]), (0, right[:12] + b"\xc0\x0c" * 8), (0.02, right)]
+                return [*((0.0, cut) for cut in _broken(right)), (0.02, right)]
             case Fault.NO_EDNS if question.edns >= 0:
                 answer = dns.message.make_response(question)
                 answer.use_edns(False)
@@ -184,6 +184,12 @@ class Zone(asyncio.DatagramProtocol):
     def _rrset(self, name: str, kind: str, values: Sequence[str]) -> dns.rrset.RRset:
         rdatas = [dns.rdata.from_text("IN", kind, value, relativize=False) for value in values]
         return dns.rrset.from_rdata_list(dns.name.from_text(name), self.ttl, rdatas)
+
+
+def _broken(right: bytes) -> list[bytes]:
+    """Return ways in which an answer is none: cut anywhere, a pointer to itself, nothing but its head."""
+    cuts = [right[:at] for at in range(0, len(right), 5)]
+    return [*cuts, right[:-1], right[:12] + b"\xc0\x0c" * 8]
 
 
 def _forged(question: dns.message.Message, name: dns.name.Name) -> dns.message.Message:

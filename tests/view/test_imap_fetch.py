@@ -31,13 +31,14 @@ def test_facts_of_a_message() -> None:
                 rb'* 1 FETCH (UID 1 FLAGS (\Seen) RFC822.SIZE %d INTERNALDATE "23-Nov-2026 08:00:00 +0000")'
                 % len(MAIL)
             ]
+            ann = b'(("Ann" NIL "ann" "sender.example"))'
+            people = b'%b %b %b ((NIL NIL "bob" "here.example"))' % (ann, ann, ann)
+            shown = b'"Mon, 23 Nov 2026 10:00:00 +0100" "peas" ' + people
             assert await talk.ok("FETCH 1 ENVELOPE") == [
-                b'* 1 FETCH (ENVELOPE ("Mon, 23 Nov 2026 10:00:00 +0100" "peas" (("Ann" NIL "ann" "sender.example"))'
-                b' (("Ann" NIL "ann" "sender.example")) (("Ann" NIL "ann" "sender.example"))'
-                b' ((NIL NIL "bob" "here.example")) NIL NIL NIL "<one@sender.example>"))'
+                b'* 1 FETCH (ENVELOPE (%b NIL NIL NIL "<one@sender.example>"))' % shown
             ]
             lines = MAIL.count(b"\r\n") - HEADER.count(b"\r\n")
-            shape = b'"TEXT" "PLAIN" ("CHARSET" "US-ASCII") NIL NIL "7BIT" %d %d' % (len(TEXT), lines)
+            shape = b'"TEXT" "PLAIN" NIL NIL NIL "7BIT" %d %d' % (len(TEXT), lines)
             (said,) = await talk.ok("FETCH 1 BODY")
             assert said.upper() == b"* 1 FETCH (BODY (%b))" % shape
             (said,) = await talk.ok("FETCH 1 BODYSTRUCTURE")

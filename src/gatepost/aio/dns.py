@@ -137,7 +137,7 @@ def parse_reply(octets: bytes, number: int, name: str, kind: Type) -> Reply:
 
 
 def _parse(octets: bytes, number: int, name: str, kind: Type) -> Reply:
-    got, flags, questions, answers, authorities, _ = struct.unpack_from("!HHHHHH", octets)
+    got, flags, questions, answers, authorities, others = struct.unpack_from("!HHHHHH", octets)
     if got != number or not flags & _QR or questions != 1:
         raise Malformed("not the answer to this question")
     asked, at = _name(octets, 12)
@@ -151,12 +151,10 @@ def _parse(octets: bytes, number: int, name: str, kind: Type) -> Reply:
     if answers > RECORDS_MAX:
         raise Malformed("more records than any answer has")
     aliases, found, at = _section(octets, at + 4, answers, kind)
+    negative = _rest(octets, at, authorities + others)
     end, ttls = _chase(asked, aliases)
     records = found.get(end, [])
-    if records:
-        ttls += [ttl for _, ttl in records]
-    else:
-        ttls += _negative(octets, at, min(authorities, RECORDS_MAX))
+    ttls += [ttl for _, ttl in records] if records else negative
     return Reply(
         rcode,
         False,
@@ -200,16 +198,23 @@ def _chase(name: str, aliases: _Aliases) -> tuple[str, list[int]]:
     return name, ttls
 
 
-def _negative(octets: bytes, at: int, count: int) -> list[int]:
-    """Return how long the zone says that nothing is there: min(SOA TTL, SOA MINIMUM) (RFC 2308 §5)."""
+def _rest(octets: bytes, at: int, count: int) -> list[int]:
+    """Walk to the end, so that no cut answer passes for whole; return how long a zone says that nothing is there.
+
+    That is min(SOA TTL, SOA MINIMUM) (RFC 2308 §5).
+    """
+    if count > RECORDS_MAX:
+        raise Malformed("more records than any answer has")
+    ttls: list[int] = []
     for _ in range(count):
         _, at = _name(octets, at)
         its_kind, _, ttl, length = struct.unpack_from("!HHIH", octets, at)
-        at += 10
+        at += 10 + length
+        if at > len(octets):
+            raise Malformed("a record beyond the end")
         if its_kind == Type.SOA and length >= 20:
-            return [min(_ttl(ttl), _ttl(struct.unpack_from("!I", octets, at + length - 4)[0]))]
-        at += length
-    return []
+            ttls.append(min(_ttl(ttl), _ttl(struct.unpack_from("!I", octets, at - 4)[0])))
+    return ttls
 
 
 def _record(octets: bytes, at: int, end: int, kind: Type) -> Record:

@@ -42,6 +42,7 @@ class Pop3Session:
         self._marked: set[int] = set()
         self._read: set[int] = set()
         self._bad = 0
+        self._opened_at = services.clock.steady()
         self._over = False
 
     async def serve(self) -> None:
@@ -59,6 +60,8 @@ class Pop3Session:
             self._say("-ERR [SYS/TEMP] Disconnected for inactivity.")
         except LineTooLong:
             self._say("-ERR Line too long.")
+        except ConnectionError:
+            pass  # the client is gone: nothing is deleted
         finally:
             self._login.leave()
             self._wire.close()
@@ -69,8 +72,10 @@ class Pop3Session:
             if line is not None:
                 return line
             settings = self._services.settings
-            patience = settings.pop3_idle_time if self._account is not None else settings.login_time
-            octets = await self._wire.read(self._services.clock.steady() + patience)
+            deadline = self._opened_at + settings.login_time
+            if self._account is not None:
+                deadline = self._services.clock.steady() + settings.pop3_idle_time
+            octets = await self._wire.read(deadline)
             if not octets:
                 return None
             self._lines.feed(octets)
@@ -95,6 +100,11 @@ class Pop3Session:
         except (Damaged, Missing) as damage:
             self._services.log.error("body_damaged", error=str(damage))
             self._say("-ERR [SYS/PERM] This message is damaged; the postmaster was told.")
+        except (ConnectionError, TimeoutError, LineTooLong):
+            raise
+        except Exception:
+            self._services.log.exception("pop3_bug")
+            self._say("-ERR [SYS/TEMP] Internal error, reported.")
 
     def _misunderstood(self) -> None:
         self._bad += 1
@@ -200,7 +210,7 @@ class Pop3Session:
 
     async def _retr(self, command: Command) -> None:
         at = self._index(command.rest)
-        content = await self._services.mailboxes.content(self._messages[at][1])
+        content = await self._content(at)
         self._read.add(self._messages[at][0])
         self._wire.write(b"+OK %d octets\r\n%b" % (self._messages[at][2], multiline(content)))
 
@@ -210,8 +220,13 @@ class Pop3Session:
         if lines is None:
             raise Err("TOP takes a message and a number of lines.")
         at = self._index(words[0])
-        content = await self._services.mailboxes.content(self._messages[at][1])
+        content = await self._content(at)
         self._wire.write(b"+OK\r\n" + multiline(top(content, lines)))
+
+    async def _content(self, at: int) -> bytes:
+        """Return a message's octets; raises NoSuchMessage when another session has expunged it."""
+        assert self._mailbox is not None
+        return await self._services.mailboxes.body(self._mailbox.id, self._messages[at][0])
 
     async def _dele(self, command: Command) -> None:
         self._marked.add(self._index(command.rest))
@@ -243,7 +258,7 @@ class Pop3Session:
     def _index(self, text: bytes) -> int:
         number = parse_number(text)
         if number is None or number > len(self._messages):
-            raise Err(f"There's no message {text.decode('ascii', 'replace')[:20]}.")
+            raise Err("There's no such message.")
         if number - 1 in self._marked:
             raise Err("Message is deleted.")
         return number - 1

@@ -116,9 +116,7 @@ class BadCharset(ValueError):
 
 def parse_search(tokens: Tokens) -> Key:
     """Read SEARCH's arguments; raises BadSyntax, BadCharset."""
-    if tokens.ahead(b"CHARSET ") or tokens.ahead(b"charset "):
-        tokens.word()
-        tokens.space()
+    if tokens.skip_word(b"CHARSET "):
         charset = tokens.astring().upper()
         if charset not in (b"UTF-8", b"US-ASCII"):
             raise BadCharset(charset.decode("ascii", "replace"))

@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_LITERAL: Final = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\r\n\Z")
+_LITERAL: Final = re.compile(rb"~?\{([0-9]+)(\+?)\}\r\n\Z")
+_DIGITS_MAX: Final = 19
+"""A size of more digits is too big without being read as a number."""
 _TAG: Final = re.compile(rb"([!#$&',./0-9:;<=>?@A-Z\[\]^_`a-z|}~-]{1,64}) (?:UID )?([A-Za-z]{1,20})")
 
 
@@ -82,7 +84,18 @@ class Reader:
         One at a time, because a command changes what the octets behind it are: STARTTLS forbids them, IDLE and
         AUTHENTICATE take lines, login raises the bounds.
         """
-        return None if self._over else self._next()
+        while not self._over and (line := self._line()) is not None:
+            if isinstance(line, TooBig):
+                return line
+            announced = _LITERAL.search(line)
+            if announced is None:
+                whole = Whole(bytes(self._command + line[:-2]))
+                self._reset()
+                return whole
+            event = self._literal(line, announced[1], synchronising=not announced[2])
+            if event is not None:
+                return event
+        return None
 
     def take_line(self) -> bytes | None:
         """Take one line that is no command (AUTHENTICATE's answers, DONE); None until it is whole."""
@@ -93,7 +106,8 @@ class Reader:
         del self._buffer[: end + 2]
         return line
 
-    def _next(self) -> Event | None:
+    def _line(self) -> bytes | TooBig | None:
+        """Take the literal that is awaited, and the line behind it with its CRLF; None until they are there."""
         if self._awaited:
             if len(self._buffer) < self._awaited:
                 return None
@@ -101,35 +115,30 @@ class Reader:
             del self._buffer[: self._awaited]
             self._awaited = 0
         end = self._buffer.find(b"\r\n")
-        if end < 0:
-            return self._end("line too long", fatal=True) if len(self._buffer) > self.bounds.line else None
-        if end > self.bounds.line:
+        shortest = end if end >= 0 else len(self._buffer) - self._buffer.endswith(b"\r")
+        if shortest > self.bounds.line:
             return self._end("line too long", fatal=True)
+        if end < 0:
+            return None
         line = bytes(self._buffer[: end + 2])
         del self._buffer[: end + 2]
-        announced = _LITERAL.search(line[-40:])
-        if announced is None:
-            whole = Whole(bytes(self._command + line[:-2]))
-            self._reset()
-            return whole
-        return self._literal(line, int(announced[2]), synchronising=not announced[3])
+        return line
 
-    def _literal(self, line: bytes, size: int, *, synchronising: bool) -> Event | None:
+    def _literal(self, line: bytes, digits: bytes, *, synchronising: bool) -> Event | None:
         self._command += line
         self._literals += 1
         named = _TAG.match(self._command)
         appends = self.bounds.append and named is not None and named[2].upper() == b"APPEND"
         most = self.bounds.append if appends else self.bounds.literal
         total = self.bounds.total + (self.bounds.append if appends else 0)
+        size = int(digits) if len(digits) <= _DIGITS_MAX else most + 1
         if size > most or len(self._command) + size > total or self._literals > self.bounds.literals:
             return self._end("literal too big", fatal=not synchronising)
         self._awaited = size
-        if synchronising:
-            return GoOn()
-        return self._next()
+        return GoOn() if synchronising else None
 
     def _end(self, text: str, *, fatal: bool) -> TooBig:
-        named = _TAG.match(self._command or self._buffer)
+        named = _TAG.match(bytes(self._command[:100]))
         self._over = fatal
         if fatal:
             self._buffer.clear()

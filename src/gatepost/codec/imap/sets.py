@@ -1,6 +1,7 @@
 """Sequence sets (RFC 9051 §9 sequence-set): bounded, normalised, linear."""
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from gatepost.codec.imap.tokens import BadSyntax
@@ -27,22 +28,16 @@ def parse_set(text: bytes) -> Ranges:
             raise BadSyntax("that is no sequence set")
         low, high = _number(found[1]), _number(found[2] or found[1])
         ranges.append((min(low, high), max(low, high)))
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], high))
-        else:
-            merged.append((low, high))
-    return tuple(merged)
+    return _merged(ranges)
 
 
 def resolved(ranges: Ranges, last: int) -> Ranges:
-    """Replace `*` by `last`, the largest number in use (0: nothing is)."""
+    """Replace `*` by `last`, the largest number in use (0: nothing is); the ranges stay ascending and disjoint."""
     found = []
     for low, high in ranges:
         first = min(low, last) if low == STAR else low
         found.append((min(first, last) if high == STAR and first > last else first, last if high == STAR else high))
-    return tuple((low, high) for low, high in found if low and low <= high)
+    return _merged((low, high) for low, high in found if low and low <= high)
 
 
 def set_text(numbers: list[int] | tuple[int, ...]) -> bytes:
@@ -56,6 +51,16 @@ def set_text(numbers: list[int] | tuple[int, ...]) -> bytes:
         parts.append(b"%d" % numbers[begin] if begin == at else b"%d:%d" % (numbers[begin], numbers[at]))
         at += 1
     return b",".join(parts)
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
 
 
 def _number(text: bytes) -> int:

@@ -49,6 +49,14 @@ class Tokens:
             return True
         return False
 
+    def skip_word(self, word: bytes) -> bool:
+        """Take this word, given in capitals, in any case if it is next."""
+        end = self._at + len(word)
+        if self._octets[self._at : end].upper() != word:
+            return False
+        self._at = end
+        return True
+
     def ahead(self, octets: bytes) -> bool:
         """Tell whether these octets are next."""
         return self._octets.startswith(octets, self._at)

@@ -53,7 +53,7 @@ async def expunge(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     selected = _writable(session)
     if uid:
         tokens.space()
-        ranges = selected.uid_ranges(selected.positions(parse_set(tokens.set_text()), uid=True) or [range(0)])
+        ranges = selected.uid_ranges(selected.positions(parse_set(tokens.set_text()), uid=True))
     tokens.end()
     if uid and not ranges:
         return "Expunge completed"
@@ -183,7 +183,7 @@ async def _mask(session: ImapSession, selected: Selected, names: Sequence[str], 
         raise Bad("There is no such system flag")
     if not fresh or not make:
         return mask
-    selected.keywords = await _added(session, selected.mailbox, fresh)
+    selected.learn(await _added(session, selected.mailbox, fresh))
     session.say(flags_line(selected))
     return known_mask(names, selected.keywords)[0]
 

@@ -14,7 +14,7 @@ from gatepost.codec.imap.write import internal_date, literal
 from gatepost.codec.mail.header import HeaderBlock
 from gatepost.db.unit import Row
 from gatepost.store.flags import SEEN
-from gatepost.store.model import Wanted
+from gatepost.store.model import NoSuchMessage, Wanted
 from gatepost.store.sections import Section as StoredSection
 from gatepost.store.sections import part_at, unpack
 from gatepost.view.imap.selected import Selected
@@ -141,6 +141,9 @@ class _Answers:
                 except (Damaged, Missing) as damage:
                     session.services.log.error("body_damaged", error=str(damage), user=session.user)
                     self.damaged += 1
+                    answered += 1
+                    continue
+                if not line:
                     continue
                 answered += 1
                 pending.append(line)
@@ -155,10 +158,21 @@ class _Answers:
         session.say(b"".join(pending))
         return sum(map(len, spans)) - answered
 
+    async def _content(self, row: Row) -> bytes | None:
+        """Return a message's octets; None when it was expunged since its listing was read. Raises Missing."""
+        mailboxes = self._session.services.mailboxes
+        try:
+            return await mailboxes.content(MailId(cast(int, row[1])))
+        except Missing:
+            try:
+                return await mailboxes.body(self._selected.mailbox.id, cast(int, row[0]))
+            except NoSuchMessage:
+                return None
+
     async def _line(self, number: int, row: Row) -> bytes:
-        content = (
-            await self._session.services.mailboxes.content(MailId(cast(int, row[1]))) if self._sections else b""
-        )
+        content = await self._content(row) if self._sections else b""
+        if content is None:
+            return b""
         facts = [
             self._fact(each, number, row) if isinstance(each, Fact) else self._section(each, content, row)
             for each in self._attributes

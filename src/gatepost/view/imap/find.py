@@ -1,9 +1,9 @@
 """SEARCH (RFC 3501 §6.4.4): the keys become the store's criteria, and sequence numbers become UIDs."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import date
 from typing import Final
 
-from gatepost.base.clock import MICROSECONDS, Instant
+from gatepost.base.clock import DAY, Instant
 from gatepost.codec.imap import criteria as keys
 from gatepost.codec.imap.criteria import BadCharset, Key, parse_search
 from gatepost.codec.imap.tokens import Tokens
@@ -14,6 +14,7 @@ from gatepost.store.uids import runs
 from gatepost.view.imap.selected import Selected
 from gatepost.view.imap.session import Bad, ImapSession, No
 
+_EPOCH: Final = date(1970, 1, 1)
 _FAR: Final = Instant((1 << 62) - 1)
 _NOTHING: Final = store.Not(store.HasFlags(0))
 
@@ -65,9 +66,8 @@ def _criterion(key: Key, selected: Selected) -> Criterion:
 
 
 def _day(key: keys.Day) -> Criterion:
-    midnight = datetime.combine(key.day, time(0), UTC)
-    first = Instant(int(midnight.timestamp()) * MICROSECONDS)
-    following = Instant(int((midnight + timedelta(days=1)).timestamp()) * MICROSECONDS)
+    first = Instant((key.day - _EPOCH).days * DAY)
+    following = Instant(first + DAY)
     spans = {"BEFORE": (Instant(-_FAR), first), "ON": (first, following), "SINCE": (first, _FAR)}
     since, before = spans[key.how]
     return store.Sent(since, before) if key.sent else store.Arrived(since, before)

@@ -10,7 +10,7 @@ from gatepost.store.model import Mailbox, NoSuchMailbox, Status
 from gatepost.view.imap.selected import Selected
 from gatepost.view.imap.session import ImapSession, No, flags_line
 
-STATUS_ITEMS: Final = (b"MESSAGES", b"RECENT", b"UIDNEXT", b"UIDVALIDITY", b"UNSEEN")
+STATUS_ITEMS: Final = (b"APPENDLIMIT", b"MESSAGES", b"RECENT", b"UIDNEXT", b"UIDVALIDITY", b"UNSEEN")
 _SPECIAL: Final = frozenset((r"\All", r"\Archive", r"\Drafts", r"\Flagged", r"\Junk", r"\Sent", r"\Trash"))
 
 
@@ -43,7 +43,7 @@ async def _select(session: ImapSession, tokens: Tokens, *, read_only: bool) -> s
     if unseen := selected.first_unseen():
         lines.append(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
     lines.append(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uidvalidity)
-    lines.append(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % mailbox.uidnext)
+    lines.append(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % selected.uidnext)
     session.say(b"".join(lines))
     return "[READ-ONLY] Examine completed" if read_only else "[READ-WRITE] Select completed"
 
@@ -61,10 +61,11 @@ async def delete(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     """DELETE."""
     name = take_name(tokens)
     tokens.end()
-    selected = session.selected
-    if selected is not None and selected.mailbox.name == name:
+    mailboxes = session.services.mailboxes
+    mailbox = await mailboxes.find(session.who, name)
+    await mailboxes.delete(session.who, name)
+    if session.selected is not None and session.selected.mailbox.id == mailbox.id:
         session.deselect()
-    await session.services.mailboxes.delete(session.who, name)
     return "Delete completed"
 
 
@@ -97,7 +98,7 @@ async def list_(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     """LIST, with RFC 6154's way of asking for special uses."""
     tokens.space()
     special_only = False
-    if tokens.skip(b"(SPECIAL-USE) ") or tokens.skip(b"(special-use) "):
+    if tokens.skip_word(b"(SPECIAL-USE) "):
         special_only = True
     reference = decode_name(tokens.astring())
     tokens.space()
@@ -113,9 +114,15 @@ async def list_(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     wanted = Pattern(reference + pattern)
     everything = await session.services.mailboxes.of(session.who)
     parents = _parents(mailbox.name for mailbox in everything)
-    for mailbox in everything:
-        if wanted.matches(mailbox.name) and (mailbox.special or not special_only):
-            session.say(_list_line(b"LIST", mailbox.name, _attributes(mailbox, parents)))
+    shown = {
+        mailbox.name: _attributes(mailbox, parents)
+        for mailbox in everything
+        if (mailbox.special or not special_only) and wanted.matches(mailbox.name)
+    }
+    if pattern.endswith("%") and not special_only:  # levels without a mailbox of their own (RFC 3501 §6.3.8)
+        missing = parents.difference(mailbox.name for mailbox in everything)
+        shown |= {name: b"\\Noselect \\HasChildren" for name in missing if wanted.matches(name)}
+    session.say(b"".join(_list_line(b"LIST", name, shown[name]) for name in sorted(shown)))
     return "List completed"
 
 
@@ -158,7 +165,8 @@ async def status(session: ImapSession, tokens: Tokens, uid: bool) -> str:
         raise BadSyntax(f"unknown item {unknown[0].decode()}")
     mailbox = await session.services.mailboxes.find(session.who, name)
     found = await session.services.mailboxes.status(mailbox.id)
-    values = b" ".join(b"%b %d" % (item, _item(item, found)) for item in items)
+    limit = session.services.settings.append_max  # RFC 7889 §2
+    values = b" ".join(b"%b %d" % (item, limit if item == b"APPENDLIMIT" else _item(item, found)) for item in items)
     session.say(b"* STATUS %b (%b)\r\n" % (astring(encode_name(mailbox.name)), values))
     return "Status completed"
 

@@ -68,9 +68,10 @@ async def starttls(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     if session.wire.tls is not None or certificates is None:
         raise Bad("TLS is active or not offered")
     if session.reader.pending:
+        session.answer(b"BAD", "Plaintext behind STARTTLS")
         session.say(b"* BYE Plaintext behind STARTTLS\r\n")
         session.state = State.OVER
-        raise Bad("Plaintext behind STARTTLS")
+        raise Answered
     session.answer(b"OK", "Begin TLS negotiation now")
     session.wire.start_tls(certificates.context)
     raise Answered
@@ -145,7 +146,7 @@ async def _response(session: ImapSession) -> bytes:
         if session.reader.held > session.reader.bounds.line:
             session.say(b"* BYE [TOOBIG] line too long\r\n")
             session.state = State.OVER
-            raise Bad("line too long")
+            raise Answered
 
 
 def _check_secured(session: ImapSession) -> None:

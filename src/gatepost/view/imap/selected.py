@@ -29,13 +29,19 @@ class Selected:
         self.uids = [row[0] for row in rows]
         self.flags = [row[1] for row in rows]
         self.modseq = mailbox.modseq
-        self.uidnext = mailbox.uidnext
+        self.uidnext = max(mailbox.uidnext, self.uids[-1] + 1 if rows else 0)
         self.gone: set[int] = set()
         self._rendered: dict[int, bytes] = {}
         self._uid_flags: bytes | None = None
 
     def __len__(self) -> int:
         return len(self.uids)
+
+    def learn(self, keywords: Mapping[int, str]) -> None:
+        """Take the mailbox's keywords as they are now; masks written without them are written anew."""
+        self.keywords = dict(keywords)
+        self._rendered.clear()
+        self._uid_flags = None
 
     def rendered(self, mask: int) -> bytes:
         """Return `(\\Seen ...)` for a mask; each mask is written once."""
@@ -83,6 +89,8 @@ class Selected:
 
     def uid_ranges(self, spans: Sequence[range]) -> UidRanges:
         """Return few UID ranges that hold exactly the chosen messages and no other of this mailbox."""
+        if not spans:
+            return ()
         if len(spans) == 1:
             return ((self.uids[spans[0].start], self.uids[spans[0].stop - 1]),)
         return bridge(self.chosen(spans), self.uids)
@@ -103,8 +111,6 @@ class Selected:
         """Take what others did; return the untagged answers that tell it."""
         said: list[bytes] = []
         self.gone.update(news.expunged)
-        if not news.complete:
-            pass  # the caller reads the whole mailbox again and calls `compare`
         if may_expunge and self.gone:
             said.append(self.expunge(self.gone))
             self.gone = set()

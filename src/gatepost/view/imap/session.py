@@ -5,6 +5,7 @@ any --LOGOUT, a limit, silence--> OVER
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -32,6 +33,9 @@ from gatepost.view.services import Login, Services, Wire
 
 BAD_COMMANDS_MAX: Final = 20
 NEWS_POLL_S: Final = 2 * 60.0
+"""How often IDLE looks for news of other processes, and says that it is still there (as Dovecot does)."""
+
+_LINE_END: Final = re.compile(rb"[\r\n]+")
 
 
 class State(Enum):
@@ -115,6 +119,8 @@ class ImapSession:
                 await self._take(octets)
         except TimeoutError:
             self.say(b"* BYE Autologout; idle for too long\r\n")
+        except ConnectionError:
+            pass  # the client is gone, which is its right
         finally:
             self.login.leave()
             self.deselect()
@@ -180,6 +186,8 @@ class ImapSession:
             self.services.log.exception("imap_bug", user=self.user)
             self.answer(b"NO", "[SERVERBUG] Internal error, reported")
         else:
+            if self.account is not None:
+                self._bad = 0
             await self.tell_news()
             self.answer(b"OK", text)
 
@@ -216,7 +224,7 @@ class ImapSession:
 
     def answer(self, word: bytes, text: str) -> None:
         """Write the tagged answer."""
-        self.say(b"%b %b %b\r\n" % (self.tag, word, text.encode("utf-8", "replace").replace(b"\n", b" ")))
+        self.say(b"%b %b %b\r\n" % (self.tag, word, _LINE_END.sub(b" ", text.encode("utf-8", "replace"))))
 
     async def flush(self) -> None:
         """Wait until the client has taken what was written."""
@@ -269,6 +277,7 @@ class ImapSession:
                 self._news.set()
 
         self._unlisten = self.services.database.listen("mailbox", heard)
+        self._news.set()  # something may have happened since the mailbox was read
 
     def deselect(self) -> None:
         """No mailbox is selected any longer."""
@@ -296,16 +305,26 @@ class ImapSession:
         if not news.complete:
             selected.compare(await mailboxes.rows(selected.mailbox.id))
         if any(row[1] >> 16 & ~sum(selected.keywords) >> 16 for row in news.rows):
-            selected.keywords = await mailboxes.keywords(selected.mailbox.id)
+            selected.learn(await mailboxes.keywords(selected.mailbox.id))
             self.say(flags_line(selected))
         self.say(selected.take(news, may_expunge=not self.quiet_expunge))
 
-    async def news_or_input(self) -> bytes | None:
-        """In IDLE: return what the client sent (b"": it left), or None when there are news, or time to look."""
-        reading, listening = asyncio.ensure_future(self.more()), asyncio.ensure_future(self._news.wait())
+    async def news_or_input(self, deadline: float) -> bytes | None:
+        """In IDLE: return what the client sent (b"": it left), or None when there are news, or time to look.
+
+        Raises TimeoutError at the deadline (steady clock).
+        """
+        look_at = min(deadline, self.services.clock.steady() + NEWS_POLL_S)
+        reading = asyncio.ensure_future(self.wire.read(look_at))
+        listening = asyncio.ensure_future(self._news.wait())
         try:
-            await asyncio.wait({reading, listening}, timeout=NEWS_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, listening}, return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else None
+        except TimeoutError:
+            if look_at >= deadline:
+                raise
+            self.say(b"* OK Still here\r\n")
+            return None
         finally:
             listening.cancel()
             reading.cancel()

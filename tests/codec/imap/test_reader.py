@@ -1,0 +1,111 @@
+"""The reader cuts commands, whatever the split of the input."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatepost.codec.imap.reader import AFTER_LOGIN, Bounds, Event, GoOn, Reader, TooBig, Whole
+
+SMALL = Bounds(line=20, literal=10, total=40, literals=3, append=60)
+PIECES = st.sampled_from(
+    [
+        b"a NOOP\r\n",
+        b"a LOGIN {3}\r\n",
+        b"a LOGIN {3+}\r\nbob",
+        b"a LOGIN {0+}\r\n",
+        b" {2+}\r\n\r\n",
+        b"a APPEND x {30+}\r\n",
+        b"b uid x {11}\r\n",
+        b"{11+}\r\n",
+        b"{99999999999999999999}\r\n",
+        b"x" * 10,
+        b"y" * 20,
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"~{1+}\r\n\0",
+        b'"{3}"\r\n',
+    ]
+)
+
+
+def read(reader: Reader, *pieces: bytes) -> list[Event]:
+    """Return all events of a stream."""
+    found: list[Event] = []
+    for piece in pieces:
+        reader.feed(piece)
+        while (event := reader.next()) is not None:
+            found.append(event)
+    return found
+
+
+@settings(max_examples=50)
+@given(st.lists(PIECES, max_size=12))
+def test_octet_by_octet_is_whole(pieces: list[bytes]) -> None:
+    stream = b"".join(pieces)
+    dripped = read(Reader(SMALL), *[stream[at : at + 1] for at in range(len(stream))])
+    assert dripped == read(Reader(SMALL), stream)
+
+
+def test_commands_with_and_without_literals() -> None:
+    assert read(Reader(), b"a NOOP\r\nb LOGIN {3}\r\nbob {2+}\r\n\r\n\r\nc X\r\n") == [
+        Whole(b"a NOOP"),
+        GoOn(),
+        Whole(b"b LOGIN {3}\r\nbob {2+}\r\n\r\n"),
+        Whole(b"c X"),
+    ]
+
+
+def test_a_command_is_read_only_when_it_is_asked_for() -> None:
+    reader = Reader()
+    reader.feed(b"a STARTTLS\r\nb NOOP\r\n")
+    assert reader.next() == Whole(b"a STARTTLS")
+    assert reader.pending
+    assert reader.take_line() == b"b NOOP"
+    assert not reader.pending
+
+
+@pytest.mark.row("IMAP-04")
+def test_a_line_is_as_long_as_it_may_be() -> None:
+    assert read(Reader(SMALL), b"y" * 20 + b"\r\n") == [Whole(b"y" * 20)]
+    assert read(Reader(SMALL), b"y" * 20, b"\r", b"\n") == [Whole(b"y" * 20)]
+    assert read(Reader(SMALL), b"y" * 21) == [TooBig(b"*", "line too long", True)]
+    assert read(Reader(SMALL), b"y" * 20 + b"\rx") == [TooBig(b"*", "line too long", True)]
+
+
+@pytest.mark.row("IMAP-01")
+@pytest.mark.parametrize("size", [b"11", b"4294967296", b"9" * 20, b"9" * 21, b"1" + b"0" * 12])
+def test_a_literal_that_is_too_big(size: bytes) -> None:
+    bounds = Bounds(line=100, literal=10, total=40, literals=3)
+    refused = read(Reader(bounds), b"a LOGIN {%b}\r\nb NOOP\r\n" % size)
+    assert refused == [TooBig(b"a", "literal too big", False), Whole(b"b NOOP")]
+    ended = read(Reader(bounds), b"a LOGIN {%b+}\r\nb NOOP\r\n" % size)
+    assert ended == [TooBig(b"a", "literal too big", True)]
+
+
+@pytest.mark.row("IMAP-02")
+def test_a_command_has_so_many_literals_and_octets() -> None:
+    assert read(Reader(SMALL), b"a X" + b"{0+}\r\n" * 4) == [TooBig(b"a", "literal too big", True)]
+    assert read(Reader(SMALL), b"a X {9+}\r\n123456789 {9+}\r\n123456789 {9+}\r\n")[-1] == TooBig(
+        b"a", "literal too big", True
+    )
+    many = read(Reader(AFTER_LOGIN), b"a X " + b"{1+}\r\nx" * 1000 + b"\r\n")
+    assert many == [Whole(b"a X " + b"{1+}\r\nx" * 1000)]
+
+
+@pytest.mark.row("IMAP-09")
+def test_only_append_has_a_large_literal() -> None:
+    assert read(Reader(SMALL), b"a APPEND x {60+}\r\n" + b"m" * 60 + b"\r\n")[0] == Whole(
+        b"a APPEND x {60+}\r\n" + b"m" * 60
+    )
+    assert read(Reader(SMALL), b"a append x {61}\r\n") == [TooBig(b"a", "literal too big", False)]
+    assert read(Reader(SMALL), b"a COPY x {60}\r\n") == [TooBig(b"a", "literal too big", False)]
+
+
+def test_lines_that_are_no_commands_are_taken_as_they_are() -> None:
+    reader = Reader()
+    reader.feed(b"DO")
+    assert reader.take_line() is None
+    assert reader.held == 2
+    reader.feed(b"NE {5}\r\n")
+    assert reader.take_line() == b"DONE {5}"
