@@ -211,7 +211,7 @@ Expunge Both
 SyncState *
 """
     )
-    sync = [program("mbsync"), "-c", tmp_path / "rc", "-a"]
+    sync: list[str | Path] = [program("mbsync"), "-c", tmp_path / "rc", "-a"]
     run(*sync)
     arrived = sorted((tmp_path / "mail" / "INBOX" / "new").iterdir())
     assert len(arrived) == 3

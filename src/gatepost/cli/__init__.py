@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from gatepost.cli import gate, people, queue, server, story
+from gatepost.cli import care, gate, people, queue, server, story
 from gatepost.cli.common import guarded
 
 app = typer.Typer(
@@ -23,18 +23,18 @@ app.add_typer(gate.tables, name="tables")
 app.add_typer(gate.grey, name="grey")
 server.register(app)
 story.register(app)
+care.register(app)
 
 
 def run() -> int:
     """Run the command that sys.argv names."""
 
-    def command() -> None:
-        app(standalone_mode=False)
+    def command() -> int:
+        left = app(standalone_mode=False)  # an Exit comes back as its status
+        return left if isinstance(left, int) else 0
 
     try:
         return guarded(command)
-    except typer.Exit as left:
-        return left.exit_code
     except typer.Abort:
         sys.stderr.write("Nothing was done.\n")
         return 1

@@ -111,17 +111,16 @@ def now() -> Instant:
     return CLOCK.now()
 
 
-def guarded(command: Callable[[], None]) -> int:
-    """Run the command line; turn the mistakes that operators make into one line and an exit status."""
+def guarded(command: Callable[[], int]) -> int:
+    """Run the command line and return its status; an operator's mistake becomes one line."""
     try:
-        command()
+        return command()
     except (ConfigError, AccountRefusal, Failed) as wrong:
         return _complain(str(wrong))
     except NotCommitted as wrong:
         return _complain(f"nothing was changed: {type(wrong).__name__}: {wrong}")
     except PermissionError as wrong:
         return _complain(f"{wrong.filename}: {wrong.strerror}; run this as the server's user")
-    return 0
 
 
 def fail(text: str) -> NoReturn:

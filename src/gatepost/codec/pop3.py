@@ -46,10 +46,11 @@ def multiline(octets: bytes) -> bytes:
 
 def top(octets: bytes, lines: int) -> bytes:
     """Return the header, the empty line and that many lines of the body (RFC 1939 §7 TOP)."""
+    bare = octets.startswith(b"\r\n")  # no header at all: the empty line comes first
     end = octets.find(b"\r\n\r\n")
-    if end < 0:
+    if end < 0 and not bare:
         return octets
-    at = end + 4
+    at = 2 if bare else end + 4
     for _ in range(lines):
         following = octets.find(b"\r\n", at)
         if following < 0:

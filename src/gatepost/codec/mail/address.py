@@ -14,7 +14,7 @@ _TOKEN: Final = re.compile(
     re.DOTALL,
 )
 _COMMENT_END: Final = re.compile(rb"[^()\\]*(?:\\.[^()\\]*)*([()])", re.DOTALL)
-# Most fields hold one address, `Name <local@domain>`: the tokenizer, which is the oracle of this, costs ten times more.
+# Most fields hold one address, `Name <local@domain>`; the tokenizer is the oracle and costs ten times more.
 _ONE_PLAIN: Final = re.compile(
     rb"((?:[A-Za-z0-9'&/=?_-]+ )*)<([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@([A-Za-z0-9.-]+)>", re.DOTALL
 )

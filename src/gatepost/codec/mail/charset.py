@@ -83,7 +83,7 @@ def codec_of(charset: str) -> str | None:
 
 
 def decode(octets: bytes, charset: str = "") -> str:
-    """Return octets as text, never raising: an unknown charset, or none, is UTF-8, and failing that Windows-1252."""
+    """Return octets as text, never raising; an unknown charset is UTF-8, and failing that Windows-1252."""
     codec = codec_of(charset)
     if codec is not None and codec != "utf-8":
         return octets.decode(codec, "replace")

@@ -2,8 +2,8 @@
 
 One pass of one regular expression tiles the block with fields; nothing is decoded. A line that is no field stays in
 the list with an empty name, so the fields joined are the block. A bare LF ends a line here, because every reader of
-mail takes it so, and is a flaw; a bare CR does not, and is a flaw too. Whoever removes or replaces fields works with
-the octet ranges.
+mail takes it so, and is a flaw; a bare CR does not, and is a flaw too. Whoever removes or replaces fields works
+with the octet ranges.
 
 Where readers disagree (espoofer's cases) both readings meet here: `From : a` and a name folded before its colon
 count as the field and are flawed.
@@ -112,7 +112,7 @@ class HeaderBlock:
         return cls(start, fields_end, body, tuple(fields), frozenset(flaws), octets, places)
 
     def get(self, name: bytes) -> list[bytes]:
-        """Return the raw values of all fields of that name, in order: after the colon, folds and all, no line end."""
+        """Return the raw values of all fields of that name, in order: folds and all, no line end."""
         return [self.value(field) for field in self._places.get(name.lower(), ())]
 
     def first(self, name: bytes) -> bytes | None:

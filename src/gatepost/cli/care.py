@@ -1,0 +1,61 @@
+"""`gatepost backup`, `restore`, `verify`: the care of the data."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress as Bar
+
+from gatepost.backup import BackupRefused, back_up, verify
+from gatepost.backup import restore as restore_backup
+from gatepost.blobs.bodies import Progress
+from gatepost.cli.common import CLOCK, ConfigOption, configuration, fail, say
+from gatepost.db.writer import DatabaseInUse
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("backup")(backup)
+    app.command("restore")(restore)
+    app.command("verify")(verify_)
+
+
+def backup(folder: Path, config: ConfigOption = None) -> None:
+    """Copy all data to a new FOLDER, while the server runs."""
+    try:
+        back_up(configuration(config).data_dir, folder, CLOCK, say)
+    except BackupRefused as wrong:
+        fail(str(wrong))
+
+
+def restore(folder: Path, config: ConfigOption = None) -> None:
+    """Put a backup back into the (empty) data directory of the configuration."""
+    try:
+        restore_backup(folder, configuration(config).data_dir, CLOCK, say)
+    except BackupRefused as wrong:
+        fail(str(wrong))
+
+
+def verify_(
+    folder: Annotated[Path | None, typer.Argument(help="A backup; else the stopped server's own data.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Check the databases and read every body; names what is damaged."""
+    data_dir = folder if folder is not None else configuration(config).data_dir
+    with Bar(transient=True) as bar:
+        task = bar.add_task("bodies", total=None)
+
+        class Shown(Progress):
+            def __call__(self, more: int) -> None:
+                bar.advance(task, more)
+
+        try:
+            wrong = asyncio.run(verify(data_dir, CLOCK, Shown()))
+        except DatabaseInUse:
+            fail(f"a server runs on {data_dir}: stop it first, or verify a backup of it")
+    for each in wrong:
+        say(each)
+    if wrong:
+        raise typer.Exit(1)
+    say(f"{data_dir} is sound")
