@@ -45,18 +45,19 @@ def main() -> int:
         return 2
     parser = argparse.ArgumentParser(prog="dev.py", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    trial = commands.add_parser("try", help="install, then play the three mail flows on loopback")
-    trial.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to `gatepost try`")
+    commands.add_parser("try", help="install, then play the three mail flows; takes the options of `gatepost try`")
     test = commands.add_parser("test", help="install, then run every check and test")
     test.add_argument("--deep", action="store_true", help="run the long sweeps whole")
     test.add_argument("--fast", action="store_true", help="this Python only, no real processes or programs")
     commands.add_parser("docs", help="write the generated pages of docs/ anew")
     commands.add_parser("lock", help="resolve the dependencies anew (needs uv)")
-    options = parser.parse_args()
+    options, others = parser.parse_known_args()
+    if others and options.command != "try":
+        parser.error(f"unknown: {' '.join(others)}")
     match options.command:
         case "try":
             install(VENV, sys.executable, RUNTIME_LOCK)
-            return subprocess.call([VENV / "bin" / "gatepost", "try", *options.arguments])
+            return subprocess.call([VENV / "bin" / "gatepost", "try", *others])
         case "test":
             return test_everything(deep=options.deep, fast=options.fast)
         case "docs":

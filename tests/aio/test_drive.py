@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import socket
@@ -284,6 +285,46 @@ def test_drain_says_goodbye_to_the_idle_and_waits_for_the_busy() -> None:
             busy_writer.close()
 
     run(story())
+
+
+def test_who_was_just_accepted_when_the_drain_began_is_still_served() -> None:
+    """An upgrade must not reset anybody: not the client whose session has not begun to run yet."""
+
+    async def session(wire: Wire) -> None:
+        wire.goodbye = b"421 "
+        wire.write(b"220 ")
+        assert await wire.read() == b""
+
+    async def story() -> None:
+        async with listening(session) as (listener, port):
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+            listener._ready()
+            await listener.drain(5)
+            for client in clients:
+                assert client.recv(4) + client.recv(4) == b"220 421 "
+                client.close()
+
+    run(story())
+
+
+def test_a_drain_without_grace_leaks_neither_sockets_nor_sessions() -> None:
+    async def session(wire: Wire) -> None:
+        await wire.read()
+
+    async def story(turns: int) -> None:
+        async with listening(session) as (listener, port):
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+            listener._ready()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await listener.drain(0)
+            assert listener.open == 0
+            for client in clients:
+                client.close()
+
+    for turns in range(4):
+        run(story(turns))
+    gc.collect()  # complains of what was left open
 
 
 def test_drain_cuts_off_those_who_stay_beyond_its_grace() -> None:

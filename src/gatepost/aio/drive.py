@@ -25,7 +25,8 @@ from gatepost.base.envelope import Tls
 
 INBOX_MAX: Final = 65_536
 CLOSING_TIME: Final = 10.0  # s until a peer that does not take our last octets is cut off
-HANDSHAKE_TIME: Final = 30.0  # s; limits for TLS-13
+HANDSHAKE_TIME: Final = 30.0  # s
+LEAVING_TIME: Final = 5.0  # s for a handshake that was under way when the server began to drain
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
 
 
@@ -270,8 +271,9 @@ class Wire(asyncio.Protocol):
     def dismiss(self) -> None:
         """Ask the session to leave: `goodbye` is said once it waits in `read`; a callback session ends now."""
         self.leaving = True
-        if self._opened is not None:
-            self.abort()  # still in its handshake
+        if self._tunnel is not None and self.tls is None:
+            self._limit = min(self._limit, time.monotonic() + LEAVING_TIME)
+            self._schedule()
         elif self._session is not None or self.waiting:
             self._take_leave()
 

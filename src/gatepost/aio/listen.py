@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from gatepost.aio.drive import Wire
@@ -79,6 +80,7 @@ class Listener:
         self._busy = busy
         self._wires: set[Wire] = set()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._unmade: dict[Wire, socket.socket] = {}
         self._peers: dict[str | bytes, int] = {}
         self._recent: dict[str | bytes, int] = {}
         self._minute = 0
@@ -125,7 +127,9 @@ class Listener:
             await asyncio.wait(tuple(self._tasks), timeout=FORCED)
         for wire in tuple(self._wires):
             wire.abort()
-        await asyncio.sleep(0)
+        end = time.monotonic() + FORCED
+        while self._wires and time.monotonic() < end:  # the loop tells each of its loss
+            await asyncio.sleep(0)
 
     def _ready(self) -> None:
         for _ in range(BATCH):
@@ -178,14 +182,22 @@ class Listener:
         if key is not None:
             self._peers[key] = self._peers.get(key, 0) + 1
         self._wires.add(wire)
-        self._own(self._connect(wire, sock))
+        self._unmade[wire] = sock
+        made = self._loop.connect_accepted_socket(partial(self._hand_over, wire), sock)
+        self._own(made).add_done_callback(partial(self._connected, wire))
 
-    async def _connect(self, wire: Wire, sock: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: wire, sock)
-        except OSError:  # it is gone already
+    def _hand_over(self, wire: Wire) -> Wire:
+        """Be the protocol factory: from here on the socket is the transport's."""
+        del self._unmade[wire]
+        return wire
+
+    def _connected(self, wire: Wire, task: asyncio.Task[object]) -> None:
+        sock = self._unmade.pop(wire, None)
+        if sock is not None:  # cancelled before it began
             sock.close()
             self._released(wire)
+        elif not task.cancelled() and task.exception() is not None:
+            wire.abort()
 
     def _admits(self, key: str | bytes | None) -> bool:
         limits = self._limits
@@ -217,25 +229,23 @@ class Listener:
     def _opened(self, wire: Wire) -> None:
         session = self._accept(wire)
         if session is not None:
-            self._own(self._serve(wire, session))
+            self._own(session).add_done_callback(partial(self._ended, wire))
 
-    async def _serve(self, wire: Wire, session: Coroutine[object, object, None]) -> None:
-        try:
-            await session
-        except ConnectionError:  # the peer is gone; nobody to tell
-            pass
-        except TimeoutError:
+    def _ended(self, wire: Wire, task: asyncio.Task[object]) -> None:
+        """Close the wire of a session that is over, however it ended."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, TimeoutError):
             self._log.info("session_timed_out", listener=self.name, peer=wire.peer_ip)
-        except Exception:
-            self._log.exception("session_failed", listener=self.name, peer=wire.peer_ip)
+        elif error is not None and not isinstance(error, ConnectionError):  # that one: nobody left to tell
+            self._log.error("session_failed", listener=self.name, peer=wire.peer_ip, exc_info=error)
             wire.abort()
-        finally:
-            wire.close()
+        wire.close()
 
-    def _own(self, work: Coroutine[object, object, None]) -> None:
+    def _own(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _released(self, wire: Wire) -> None:
         if wire not in self._wires:

@@ -317,13 +317,13 @@ class Supervisor:
         """See that all generations end; return whether some still run."""
         runs = [run for run in (self._current, self._next) if run is not None]
         if runs:
-            notify("STOPPING=1")
-            self._tell_status("stopping")
-            for run in runs:
-                self._dismiss(run)
             for place in self._places:
                 place.shut()
+            for run in runs:
+                self._dismiss(run)
+            notify("STOPPING=1")
             self._current = self._next = None
+            self._tell_status("stopping")
         now = time.monotonic()
         for run in self._old:
             if now > run.kill_at:

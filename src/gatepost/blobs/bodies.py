@@ -1,7 +1,7 @@
 """Bodies at rest: compressed, checked by digest, inline in their row or, when large, in a file of their own.
 
 A small body is committed with the unit that names it: one fsync for both. A large one is written to
-`bodies/xx/ID`, the file and its folder are synced, and only then may a unit name it: a crash in between leaves a
+`bodies/xx/ID`, the file and its folders are synced, and only then may a unit name it: a crash in between leaves a
 file that no row names, which `sweep` removes when it is a day old; never a row without its file.
 """
 
@@ -24,6 +24,7 @@ INLINE_MAX: Final = 128 << 10
 OFF_LOOP_OCTETS: Final = 64 << 10
 LEVEL: Final = 1  # level 3 costs twice the time for a mail that is 4 % smaller
 CHUNK: Final = 1 << 20
+SWEEP_TURN: Final = 100  # files between two turns of the loop
 INLINE: Final = 0
 FILE: Final = 1
 
@@ -65,7 +66,7 @@ class Blobs:
         return Step(PUT, params), Step(USE, {"id": body_id, "uses": uses})
 
     async def get(self, body_id: int) -> bytes:
-        """Return a body's octets; raises Missing or Damaged."""
+        """Return a body's octets; raises Missing or Damaged, Unhealthy where it cannot be read now."""
         rows = await self._database.read(GET, {"id": body_id})
         if not rows:
             raise Missing(id_text(body_id))
@@ -88,11 +89,12 @@ class Blobs:
     async def sweep(self, now: Instant) -> int:
         """Remove files that no row has named for a day; return how many."""
         gone = 0
-        for path in await asyncio.to_thread(lambda: sorted(self._folder.glob("??/*"))):
-            old = now - path.stat().st_mtime_ns // 1000 > DAY
-            if old and not await self._named(path.name):
+        for at, path in enumerate(await asyncio.to_thread(self._older_than, now - DAY)):
+            if not await self._named(path.name):
                 path.unlink(missing_ok=True)
                 gone += 1
+            if at % SWEEP_TURN == 0:
+                await asyncio.sleep(0)
         return gone
 
     async def check_all(self, progress: "Progress") -> list[str]:
@@ -133,33 +135,59 @@ class Blobs:
         return digest, None
 
     def _write(self, path: Path, whole: Buffer) -> None:
-        """Write, sync, rename, sync the folder: in that order."""
+        """Write, sync, rename, sync the folders: in that order."""
+        new_root = not self._folder.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            sink = zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, size=len(whole), closefd=False)
-            for at in range(0, len(whole), CHUNK):
-                sink.write(whole[at : at + CHUNK])
-            sink.flush(zstandard.FLUSH_FRAME)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(path)
-        for folder in (path.parent, self._folder):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with fresh.open("wb") as file:
+                sink = zstandard.ZstdCompressor(level=LEVEL).stream_writer(file, size=len(whole), closefd=False)
+                for at in range(0, len(whole), CHUNK):
+                    sink.write(whole[at : at + CHUNK])
+                sink.flush(zstandard.FLUSH_FRAME)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(path)
+        except OSError:
+            fresh.unlink(missing_ok=True)  # on a full disk what is there of it is in the way
+            raise
+        _sync_folder(path.parent)
+        _sync_folder(self._folder)
+        if new_root:
+            _sync_folder(self._folder.parent)
+
+    def _older_than(self, instant: int) -> list[Path]:
+        """Return the files that were last written before `instant`."""
+        found = []
+        for path in sorted(self._folder.glob("??/*")):
             try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+                if path.stat().st_mtime_ns // 1000 < instant:
+                    found.append(path)
+            except FileNotFoundError:
+                continue
+        return found
 
     def _unpack(self, body_id: int, digest: bytes, size: int, content: object) -> bytes:
         try:
             packed = content if isinstance(content, bytes) else self._path(body_id).read_bytes()
-            whole = _decompressor().decompress(packed, max_output_size=size)
-        except (OSError, zstandard.ZstdError) as wrong:
+            if zstandard.frame_content_size(packed) != size:  # it says how much memory is taken
+                raise Damaged(f"{id_text(body_id)}: its length does not match")
+            whole = _decompressor().decompress(packed)
+        except (FileNotFoundError, zstandard.ZstdError) as wrong:
             raise Damaged(f"{id_text(body_id)}: {wrong}") from wrong
+        except OSError as error:
+            raise Unhealthy(str(error)) from error
         if len(whole) != size or hashlib.sha256(whole).digest() != digest:
             raise Damaged(f"{id_text(body_id)}: its digest does not match")
         return whole
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Progress:

@@ -1,7 +1,8 @@
 """A message while it arrives: in memory, in a nameless file once it grows; bounded over all sessions."""
 
+import contextlib
+import io
 import mmap
-import os
 import tempfile
 from pathlib import Path
 from typing import IO, Final
@@ -36,36 +37,40 @@ class SpoolBudget:
 class Spool:
     """One growing message. `close` it in every case: it gives the budget back and the file its end."""
 
-    __slots__ = ("_budget", "_file", "_folder", "_map", "_parts", "size")
+    __slots__ = ("_budget", "_disk", "_file", "_folder", "_map", "_memory", "_taken", "size")
 
     def __init__(self, folder: Path, budget: SpoolBudget) -> None:
         self._folder = folder
         self._budget = budget
-        self._parts: list[bytes] = []
+        self._memory = io.BytesIO()
         self._file: IO[bytes] | None = None
         self._map: mmap.mmap | None = None
+        self._taken = 0
+        self._disk = 0
         self.size = 0
 
     def write(self, octets: bytes) -> None:
-        """Add octets; NoRoom where memory, budget or disk do not hold them."""
+        """Add octets; NoRoom where memory, budget or disk do not hold them: then only `close` is left to do."""
+        assert self._map is None, "a message does not grow once it was looked at"
         if self._file is None and self.size + len(octets) > IN_MEMORY_MAX:
             self._move_to_disk()
         if self._file is None:
-            self._budget.take(len(octets), 0)
-            self._parts.append(octets)
+            self._take(len(octets), 0)
+            self._memory.write(octets)
         else:
-            self._budget.take(0, len(octets))
+            self._take(0, len(octets))
             _write(self._file, octets)
         self.size += len(octets)
 
     def view(self) -> Buffer:
         """Return the whole message; valid until `close`."""
         if self._file is None:
-            if len(self._parts) != 1:
-                self._parts = [b"".join(self._parts)]
-            return self._parts[0]
+            return self._memory.getvalue()
         if self._map is None:
-            self._file.flush()
+            try:
+                self._file.flush()
+            except OSError as error:
+                raise NoRoom(str(error)) from error
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._map
 
@@ -75,31 +80,33 @@ class Spool:
             self._map.close()
             self._map = None
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+                self._file.close()
             self._file = None
-            self._budget.give(0, self.size)
-        else:
-            self._budget.give(self.size, 0)
-        self._parts = []
-        self.size = 0
+        self._budget.give(self._taken, self._disk)
+        self._taken = self._disk = self.size = 0
+        self._memory = io.BytesIO()
+
+    def _take(self, memory: int, disk: int) -> None:
+        self._budget.take(memory, disk)
+        self._taken += memory
+        self._disk += disk
 
     def _move_to_disk(self) -> None:
-        self._budget.take(0, self.size)
+        self._take(0, self.size)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file: IO[bytes] = tempfile.TemporaryFile(dir=self._folder, buffering=1 << 16)  # noqa: SIM115  (closed by close)
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=1 << 16)  # noqa: SIM115  (closed by close)
         except OSError as error:
-            self._budget.give(0, self.size)
             raise NoRoom(str(error)) from error
-        for part in self._parts:
-            _write(file, part)
-        self._budget.give(self.size, 0)
-        self._parts = []
-        self._file = file
+        _write(self._file, self._memory.getvalue())
+        self._budget.give(self._taken, 0)
+        self._taken = 0
+        self._memory = io.BytesIO()
 
 
 def _write(file: IO[bytes], octets: bytes) -> None:
     try:
         file.write(octets)
     except OSError as error:
-        raise NoRoom(os.strerror(error.errno or 0)) from error
+        raise NoRoom(str(error)) from error

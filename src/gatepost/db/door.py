@@ -2,41 +2,70 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from gatepost.db.frames import BadFrame, FrameReader, Request, answer_frame, news_frame, read_request
+from gatepost.db.frames import (
+    BadFrame,
+    FrameReader,
+    Request,
+    answer_frame,
+    let_go_frame,
+    news_frame,
+    read_request,
+)
 from gatepost.db.keeper import peer_allowed
 from gatepost.db.sqlite import SqliteDatabase
-from gatepost.db.unit import Clash, NotCommitted, Notice, Rows, Statement, Step, Unit
+from gatepost.db.unit import NotCommitted, Notice, Rows, Statement, Unhealthy
 
 
 class Door:
-    """Answers frames on a unix socket with the units of one SqliteDatabase."""
+    """Answers frames on a unix socket with the units of one SqliteDatabase, and tells visitors its news."""
 
     def __init__(self, database: SqliteDatabase, statements: Mapping[str, Statement]) -> None:
-        self.database = database
-        self.statements = statements
+        self._database = database
+        self._statements = statements
         self._server: asyncio.Server | None = None
+        self._visitors: set[_Visitor] = set()
+        database.overhear = self._tell_news
+        database.let_go = lambda closed: self._tell(let_go_frame(closed=closed))
 
     async def open(self, listener: socket.socket) -> None:
         """Serve on a listening unix socket."""
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Visitor(self), sock=listener)
 
     def close(self) -> None:
-        """Stop accepting."""
+        """Stop accepting, and send the visitors away."""
         if self._server is not None:
             self._server.close()
+        for visitor in tuple(self._visitors):
+            visitor.leave()
+
+    def came(self, visitor: "_Visitor") -> None:
+        """Know of a visitor."""
+        self._visitors.add(visitor)
+
+    def left(self, visitor: "_Visitor") -> None:
+        """Forget a visitor."""
+        self._visitors.discard(visitor)
 
     async def commit(self, request: Request) -> tuple[Rows, ...] | NotCommitted:
         """Commit what a visitor asks for."""
-        unknown = [name for name, _ in request.steps if name not in self.statements]
-        if unknown:
-            return Clash(f"no statement is named {unknown[0]}")
-        steps = tuple(Step(self.statements[name], params) for name, params in request.steps)
+        for name, _ in request.steps:
+            if name not in self._statements:
+                return Unhealthy(f"no statement is named {name}")
         try:
-            return await self.database.commit(Unit(steps, tuple(Notice(*each) for each in request.notices)))
+            notices = tuple(Notice(*each) for each in request.notices)
+            return await self._database.commit_steps(tuple(request.steps), notices)
         except NotCommitted as refused:
             return refused
+
+    def _tell_news(self, notices: Sequence[Notice]) -> None:
+        if self._visitors:
+            self._tell(news_frame(notices))
+
+    def _tell(self, frame: bytes) -> None:
+        for visitor in self._visitors:
+            visitor.tell(frame)
 
 
 class _Visitor(asyncio.Protocol):
@@ -52,6 +81,7 @@ class _Visitor(asyncio.Protocol):
             transport.abort()
             return
         self._transport = transport
+        self._door.came(self)
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None:
@@ -64,12 +94,19 @@ class _Visitor(asyncio.Protocol):
         except BadFrame:
             self._transport.abort()
 
-    async def _answer(self, request: Request) -> None:
-        outcome = await self._door.commit(request)
+    def tell(self, frame: bytes) -> None:
+        """Send a frame, if it is still there."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(answer_frame(request.number, outcome))
-            if request.notices and not isinstance(outcome, NotCommitted):
-                self._transport.write(news_frame(request.notices))
+            self._transport.write(frame)
+
+    def leave(self) -> None:
+        """Close its connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+    async def _answer(self, request: Request) -> None:
+        self.tell(answer_frame(request.number, await self._door.commit(request)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._door.left(self)

@@ -3,10 +3,12 @@
 request   [number, [[statement, {parameter: value}], ...], [[topic, key], ...]]
 answer    [number, kind, detail]         kind is one of Answer; detail rows, or words
 news      [0, Answer.NEWS, [[topic, key], ...]]
+let go    [0, Answer.LET_GO, closed]      close the file for reading (true), or open it again (false)
 """
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
@@ -23,14 +25,13 @@ class Request(msgspec.Struct, array_like=True, frozen=True):
     """A unit on its way to the keeper."""
 
     number: int
-    steps: list[
-        tuple[str, dict[str, Any]]
-    ]  # Any: msgspec knows no union of str and bytes; the writer's engine checks
+    # Any: msgspec knows no union of str and bytes; the writer's engine checks
+    steps: list[tuple[str, dict[str, Any]]]
     notices: list[tuple[str, int]]
 
 
 class Answer(IntEnum):
-    """What became of a unit, or news for everybody."""
+    """What became of a unit, or what everybody is told."""
 
     DONE = 0
     UNMET = 1
@@ -38,6 +39,21 @@ class Answer(IntEnum):
     NO_ROOM = 3
     UNHEALTHY = 4
     NEWS = 5
+    LET_GO = 6
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Notices of what was committed."""
+
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Close the file for reading, or open it again."""
+
+    closed: bool
 
 
 _REFUSALS: Final = {Clash: Answer.CLASH, NoRoom: Answer.NO_ROOM, Unhealthy: Answer.UNHEALTHY}
@@ -110,8 +126,13 @@ def news_frame(notices: Sequence[tuple[str, int]]) -> bytes:
     return _framed([0, Answer.NEWS, notices])
 
 
-def read_answer(content: bytes) -> tuple[int, tuple[Rows, ...] | NotCommitted | tuple[Notice, ...]]:
-    """Read an answer (its number is not 0) or news (number 0); BadFrame where it is neither."""
+def let_go_frame(closed: bool) -> bytes:
+    """Write that everybody must close the file, or may open it."""
+    return _framed([0, Answer.LET_GO, closed])
+
+
+def read_answer(content: bytes) -> tuple[int, tuple[Rows, ...] | NotCommitted | News | LetGo]:
+    """Read an answer, or what everybody is told (number 0); BadFrame where it is neither."""
     try:
         number, kind, detail = _answers.decode(content)
         match Answer(kind):
@@ -120,7 +141,9 @@ def read_answer(content: bytes) -> tuple[int, tuple[Rows, ...] | NotCommitted | 
                 return number, tuple([tuple(row) for row in rows] for rows in detail)
             case Answer.NEWS:
                 assert isinstance(detail, list)
-                return 0, tuple(Notice(topic, key) for topic, key in detail)
+                return 0, News(tuple(Notice(topic, key) for topic, key in detail))
+            case Answer.LET_GO:
+                return 0, LetGo(bool(detail))
             case refusal:
                 return number, _EXCEPTIONS[refusal](str(detail))
     except (msgspec.MsgspecError, ValueError, TypeError, AssertionError) as wrong:

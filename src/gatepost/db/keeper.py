@@ -5,6 +5,7 @@ the news. What arrives during the fsync waits in the sockets and makes the next 
 the larger the batch.
 """
 
+import contextlib
 import os
 import selectors
 import socket
@@ -14,14 +15,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from gatepost.db.frames import BadFrame, FrameReader, Request, answer_frame, news_frame, read_request
+from gatepost.db.frames import (
+    BadFrame,
+    FrameReader,
+    Request,
+    answer_frame,
+    let_go_frame,
+    news_frame,
+    read_request,
+)
 from gatepost.db.unit import NotCommitted
-from gatepost.db.writer import Writer
+from gatepost.db.writer import NOBODY, Writer
 
 READ_OCTETS: Final = 1 << 18
 BATCH_UNITS: Final = 512
 BATCH_OCTETS: Final = 16 << 20
+WAITING_UNITS: Final = 4096  # while more wait, nothing is read: the sockets hold the rest
 UNSENT_MAX: Final = 64 << 20  # a client that does not read its answers is cut off
+FAREWELL_S: Final = 1.0
 
 
 class _Peer:
@@ -38,11 +49,13 @@ class Keeper:
 
     def __init__(self, writer: Writer, listener: socket.socket) -> None:
         self._writer = writer
+        writer.let_go = self._let_go
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, None)
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
+        self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
         self._peers: set[_Peer] = set()
         self._waiting: deque[tuple[_Peer, Request, int]] = deque()
@@ -51,20 +64,31 @@ class Keeper:
     def stop(self) -> None:
         """End after what has arrived is committed; safe in a signal handler."""
         self._ends = True
-        self._waker.send(b"x")
+        with contextlib.suppress(OSError):
+            self._waker.send(b"x")
 
     def run(self) -> None:
         """Serve until `stop`, then commit what is left, close the file and return."""
-        while not (self._ends and not self._waiting):
-            self._take(None if not self._waiting and not self._ends else 0)
+        while not self._ends:
+            self._take(self._patience())
             if self._waiting:
                 self._commit()
+            self._writer.between_batches()
+        self._take(0)
+        while self._waiting:
+            self._commit()
         for peer in tuple(self._peers):
-            self._send(peer)
-            self._drop(peer)
-        self._listener.close()
+            self._farewell(peer)
+        for sock in (self._listener, self._wake, self._waker):
+            sock.close()
         self._selector.close()
         self._writer.close()
+
+    def _patience(self) -> float | None:
+        """Return how long to wait for a frame."""
+        if self._waiting:
+            return 0
+        return NOBODY if self._writer.unwell else None
 
     def _take(self, timeout: float | None) -> None:
         """Read all that has arrived."""
@@ -80,7 +104,10 @@ class Keeper:
                     self._receive(key.data)
 
     def _accept(self) -> None:
-        sock, _ = self._listener.accept()
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return  # gone again, or no descriptor is left: it waits in the backlog
         if not peer_allowed(sock):
             sock.close()
             return
@@ -88,8 +115,13 @@ class Keeper:
         peer = _Peer(sock)
         self._peers.add(peer)
         self._selector.register(sock, selectors.EVENT_READ, peer)
+        if self._writer.unwell:
+            peer.unsent += let_go_frame(closed=True)
+            self._send(peer)
 
     def _receive(self, peer: _Peer) -> None:
+        if len(self._waiting) > WAITING_UNITS:
+            return
         try:
             octets = peer.sock.recv(READ_OCTETS)
         except BlockingIOError:
@@ -129,6 +161,12 @@ class Keeper:
         for peer in answered:
             self._send(peer)
 
+    def _let_go(self, closed: bool) -> None:
+        """Tell every process to close the file for reading, or that it may open it."""
+        for peer in tuple(self._peers):
+            peer.unsent += let_go_frame(closed=closed)
+            self._send(peer)
+
     def _send(self, peer: _Peer) -> None:
         if peer not in self._peers:
             return
@@ -147,6 +185,13 @@ class Keeper:
         wants = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
         if self._selector.get_key(peer.sock).events != wants:
             self._selector.modify(peer.sock, wants, peer)
+
+    def _farewell(self, peer: _Peer) -> None:
+        """Send a peer its last answers: what is committed should not be told twice."""
+        with contextlib.suppress(OSError):
+            peer.sock.settimeout(FAREWELL_S)
+            peer.sock.sendall(peer.unsent)
+        self._drop(peer)
 
     def _drop(self, peer: _Peer) -> None:
         if peer in self._peers:

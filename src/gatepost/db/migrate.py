@@ -51,6 +51,11 @@ def due(schema: Schema, version: int) -> Sequence[tuple[int, str, str]]:
     return [(at + 1, *schema.migrations[at]) for at in range(version, newest)]
 
 
+def all_due(schemas: Sequence[Schema], versions: Mapping[str, int]) -> Sequence[tuple[str, int, str, str]]:
+    """Return (stage, number, name, text) of all that is due; SchemaTooNew before anything is touched."""
+    return [(schema.stage, *each) for schema in schemas for each in due(schema, versions.get(schema.stage, 0))]
+
+
 def spelled(text: str, tokens: Mapping[str, str]) -> list[str]:
     """Split a migration into statements, spelled for one engine."""
     for token, words in tokens.items():

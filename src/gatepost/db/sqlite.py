@@ -2,83 +2,22 @@
 
 import asyncio
 import threading
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-import apsw
-
-from gatepost.db.migrate import sqlite_text
+from gatepost.db.listeners import Listeners
+from gatepost.db.params import checked, weight
+from gatepost.db.readers import Readers
 from gatepost.db.unit import NotCommitted, Notice, Params, Rows, Schema, Statement, Unhealthy, Unit
-from gatepost.db.writer import Floor, Step, Writer
+from gatepost.db.writer import NOBODY, Floor, Outcome, Step, Writer
 
 BATCH_UNITS: Final = 512
 WAITING_UNITS: Final = 4096  # more waiting means that the disk does not keep up: answer 451 at once
-LONG_READERS: Final = 2
+WAITING_OCTETS: Final = 64 << 20
 
-
-class Listeners:
-    """Who wants to hear of which topic; called on the loop."""
-
-    def __init__(self) -> None:
-        self._heard: dict[str, list[Callable[[int], None]]] = defaultdict(list)
-
-    def add(self, topic: str, heard: Callable[[int], None]) -> Callable[[], None]:
-        """Register; return the way to stop."""
-        self._heard[topic].append(heard)
-        return lambda: self._heard[topic].remove(heard)
-
-    def tell(self, notices: Sequence[Notice]) -> None:
-        """Call everybody who listens."""
-        for notice in notices:
-            for heard in tuple(self._heard.get(notice.topic, ())):
-                heard(notice.key)
-
-
-class Readers:
-    """Read-only connections to one file: one for short reads on the loop, a few threads for long ones."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._near: apsw.Connection | None = None
-        self._far = threading.local()
-        self._threads: ThreadPoolExecutor | None = None
-
-    def read(self, statement: Statement, params: Params) -> Rows:
-        """Run a short SELECT here and now."""
-        if self._near is None:
-            self._near = self._open()
-        return self._near.execute(sqlite_text(statement.sql), params).fetchall()
-
-    async def read_long(self, statement: Statement, params: Params) -> Rows:
-        """Run a SELECT in a thread: one long query releases the interpreter."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(LONG_READERS, "reader")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._far_read, statement, params)
-
-    def close(self) -> None:
-        """Close every connection."""
-        if self._threads is not None:
-            self._threads.shutdown()
-        if self._near is not None:
-            self._near.close()
-
-    def _far_read(self, statement: Statement, params: Params) -> Rows:
-        connection = getattr(self._far, "connection", None)
-        if connection is None:
-            connection = self._far.connection = self._open()
-        assert isinstance(connection, apsw.Connection)
-        return connection.execute(sqlite_text(statement.sql), params).fetchall()
-
-    def _open(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY, statementcachesize=256)
-        connection.set_busy_timeout(1000)
-        connection.pragma("query_only", 1)
-        connection.pragma("cache_size", -8192)
-        connection.pragma("mmap_size", 256 << 20)
-        return connection
+_Waiting = tuple[tuple[Step, ...], tuple[Notice, ...], "asyncio.Future[tuple[Rows, ...]]", int]
 
 
 class SqliteDatabase:
@@ -87,11 +26,17 @@ class SqliteDatabase:
     def __init__(self, path: Path, writer: Writer) -> None:
         self._loop = asyncio.get_running_loop()
         self._writer = writer
+        writer.let_go = self._from_writer
         self._readers = Readers(path)
         self._listeners = Listeners()
-        self._waiting: deque[tuple[Unit, asyncio.Future[tuple[Rows, ...]]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._octets = 0
         self._more = threading.Condition()
         self._ends = False
+        self.overhear: Callable[[Sequence[Notice]], None] = lambda _: None
+        """Called on the loop with all that is committed here: how a door tells its visitors."""
+        self.let_go: Callable[[bool], None] = lambda _: None
+        """Called on the loop when every reader of the file must close it (True) or may open it (False)."""
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._thread.start()
 
@@ -105,11 +50,19 @@ class SqliteDatabase:
 
     async def commit(self, unit: Unit) -> tuple[Rows, ...]:
         """Wait for the transaction that this unit shares with all that wait now."""
-        if self._ends or len(self._waiting) >= WAITING_UNITS:
-            raise Unhealthy("the database is closing" if self._ends else "too many units wait for the disk")
+        return await self.commit_steps(steps_of(unit), unit.notices)
+
+    async def commit_steps(self, steps: tuple[Step, ...], notices: tuple[Notice, ...]) -> tuple[Rows, ...]:
+        """Commit steps that are given by the names of their statements."""
+        if self._ends:
+            raise Unhealthy("the database is closing")
+        if len(self._waiting) >= WAITING_UNITS or self._octets >= WAITING_OCTETS:
+            raise Unhealthy("too many units wait for the disk")
+        octets = sum(weight(params) for _, params in steps)
         future: asyncio.Future[tuple[Rows, ...]] = self._loop.create_future()
         with self._more:
-            self._waiting.append((unit, future))
+            self._octets += octets
+            self._waiting.append((steps, notices, future, octets))
             self._more.notify()
         return await future
 
@@ -124,36 +77,67 @@ class SqliteDatabase:
             self._more.notify()
         await asyncio.to_thread(self._thread.join)
         self._readers.close()
-        self._writer.close()
+        await asyncio.to_thread(self._writer.close)
 
     def _write(self) -> None:
         """The writer's thread: take all that waits, commit it, answer in one call to the loop."""
         while True:
-            with self._more:
-                while not self._waiting and not self._ends:
-                    self._more.wait()
-                if not self._waiting:
-                    return
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_UNITS))]
-            outcomes = self._writer.commit_batch([steps_of(unit) for unit, _ in batch])
+            batch = self._take()
+            if batch is None:
+                return
             try:
-                self._loop.call_soon_threadsafe(self._answer, batch, outcomes)
-            except RuntimeError:
-                return  # the loop is gone, and with it everybody who waited
+                if batch:
+                    self._tell(self._answer, batch, self._writer.commit_batch([waiting[0] for waiting in batch]))
+                self._writer.between_batches()
+            except Exception as bug:  # the thread goes on: a writer that is gone would leave everybody waiting
+                self._tell(self._report, bug)
+                self._tell(self._answer, batch, [Unhealthy("a bug in the writer") for _ in batch])
 
-    def _answer(
-        self,
-        batch: list[tuple[Unit, asyncio.Future[tuple[Rows, ...]]]],
-        outcomes: list[tuple[Rows, ...] | NotCommitted],
-    ) -> None:
-        for (unit, future), outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, NotCommitted):
-                if not future.done():
-                    future.set_exception(outcome)
+    def _take(self) -> list[_Waiting] | None:
+        """Wait for units; none when the writer is unwell and nobody came; None at the end."""
+        with self._more:
+            while not self._waiting and not self._ends:
+                if not self._more.wait(NOBODY if self._writer.unwell else None) and not self._ends:
+                    return []
+            if not self._waiting:
+                return None
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_UNITS))]
+            self._octets -= sum(octets for _, _, _, octets in batch)
+            return batch
+
+    def _tell(self, call: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            pass  # the loop is gone, and with it everybody who waited
+
+    def _answer(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+        news: dict[Notice, None] = {}
+        for (_, notices, future, _), outcome in zip(batch, outcomes, strict=True):
+            refused = isinstance(outcome, NotCommitted)
+            if not refused and notices:
+                news.update(dict.fromkeys(notices))
+            if future.done():
                 continue
-            if not future.done():
+            if isinstance(outcome, NotCommitted):
+                future.set_exception(outcome)
+            else:
                 future.set_result(outcome)
-            self._listeners.tell(unit.notices)
+        if news:
+            told = tuple(news)
+            self._listeners.tell(told)
+            self.overhear(told)
+
+    def _report(self, bug: Exception) -> None:
+        self._loop.call_exception_handler({"message": "the writer failed", "exception": bug})
+
+    def _from_writer(self, closed: bool) -> None:
+        self._tell(self._let_go, closed)
+
+    def _let_go(self, closed: bool) -> None:
+        if not self._ends:
+            self._readers.let_go(closed)
+        self.let_go(closed)
 
 
 async def open_database(
@@ -163,16 +147,20 @@ async def open_database(
     steady: Callable[[], float],
     durable: bool = True,
     floor: Floor | None = None,
+    patience: float = 0.0,
 ) -> SqliteDatabase:
     """Open or make the file, bring its tables up to date, and start the writer.
 
-    Raises DatabaseInUse, DatabaseDamaged, SchemaTooNew.
+    Waits `patience` seconds for another process that writes the file. Raises DatabaseInUse, DatabaseDamaged,
+    SchemaTooNew.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = await asyncio.to_thread(Writer, path, schemas, durable=durable, steady=steady, floor=floor)
+    writer = await asyncio.to_thread(
+        Writer, path, schemas, durable=durable, steady=steady, floor=floor, patience=patience
+    )
     return SqliteDatabase(path, writer)
 
 
 def steps_of(unit: Unit) -> tuple[Step, ...]:
     """Return a unit's steps by the names of their statements: what crosses to the writer."""
-    return tuple((step.statement.name, step.params) for step in unit.steps)
+    return tuple([(statement.name, checked(params)) for statement, params in unit.steps])

@@ -1,0 +1,79 @@
+"""Transcripts of spamd's dialogue: what a client says, what it is told, and what is learnt of it.
+
+`c:` a line of the client (CRLF), `s:` a line of ours, `offer:` `header:` `body:` an event, `end` the end;
+before them `client: black IP` and the `message:` of each of its lists.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatepost.codec.spamd.dialogue import Dialogue, Event, Header, Offer, Say
+
+FOLDER = Path(__file__).parents[2] / "transcripts" / "spamd"
+DATE = "Wed Jun  3 21:49:08 2015"
+HOST = "mx.example.org"
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One file."""
+
+    name: str
+    ip: str
+    black: bool
+    messages: tuple[str, ...]
+    said: bytes
+    heard: tuple[str, ...]
+
+    def dialogue(self) -> Dialogue:
+        """Return the dialogue with this client."""
+        return Dialogue(HOST, ip=self.ip, messages=self.messages, black=self.black)
+
+
+def load(path: Path) -> Transcript:
+    """Read a transcript."""
+    ip, black, messages, said, heard = "192.0.2.1", False, [], b"", []
+    for line in path.read_text().split("\n"):
+        word, _, rest = line.partition(":")
+        rest = rest.removeprefix(" ")
+        match word:
+            case "c":
+                said += rest.encode() + b"\r\n"
+            case "client":
+                ip, black = rest.split()[1], True
+            case "message":
+                messages.append(rest)
+            case "s" | "offer" | "header" | "body":
+                heard.append(f"{word}: {rest}")
+            case "end":
+                heard.append(word)
+    return Transcript(path.stem, ip, black, tuple(messages), said, tuple(heard))
+
+
+def transcripts() -> list[Transcript]:
+    """Return all of them."""
+    return [load(path) for path in sorted(FOLDER.glob("*.txt"))]
+
+
+def converse(dialogue: Dialogue, octets: bytes, size: int | None = None) -> list[str]:
+    """Let a client say `octets` in pieces of `size`, each answer being said at once; return what was heard."""
+    heard = [f"s: {line}" for line in dialogue.greet(DATE).decode().split("\r\n")[:-1]]
+    size = size or max(1, len(octets))
+    for at in range(0, len(octets), size):
+        heard += follow(dialogue.receive(octets[at : at + size]))
+    return heard
+
+
+def follow(events: list[Event]) -> list[str]:
+    """Return what was heard."""
+    heard: list[str] = []
+    for event in events:
+        match event:
+            case Say(octets=octets, close=close):
+                heard += [f"s: {line}" for line in octets.decode().split("\r\n")[:-1]]
+                heard += ["end"] if close else []
+            case Offer(helo=helo, sender=sender, recipient=recipient):
+                heard.append(f"offer: {b' '.join((helo, sender, recipient)).decode()}")
+            case Header(line=line):
+                heard.append(f"header: {line.decode()}")
+    return heard

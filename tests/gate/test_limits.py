@@ -1,0 +1,37 @@
+"""PF's max-src-conn and max-src-conn-rate, with its exact arithmetic."""
+
+import pytest
+
+from gatepost.base.units import Seconds
+from gatepost.gate.limits import SourceLimits
+from gatepost.gate.settings import RateSettings
+
+
+@pytest.mark.row("PF-10")
+def test_the_51st_connection_at_once_is_too_much() -> None:
+    limits = SourceLimits(RateSettings(connections=50))
+    assert [limits.opened("a", 9.0 * at) for at in range(50)] == [""] * 50
+    assert limits.opened("b", 0.0) == ""
+    assert "50 connections" in limits.opened("a", 999.0)
+    limits.closed("a")
+    limits.closed("a")
+    assert limits.opened("a", 1999.0) == ""
+
+
+@pytest.mark.row("PF-10", "PF-14")
+def test_one_more_than_the_rate_within_a_second_is_too_much() -> None:
+    limits = SourceLimits(RateSettings(count=25, within=Seconds(5)))
+    assert [bool(limits.opened("a", 100.9)) for _ in range(26)] == [False] * 25 + [True]
+
+
+def test_the_count_decays_by_its_share_of_the_time() -> None:
+    limits = SourceLimits(RateSettings(count=2, within=Seconds(5)))
+    assert limits.opened("a", 10.0) == ""  # 1000
+    assert limits.opened("a", 11.0) == ""  # 1000 - 200 + 1000 = 1800
+    assert "2 connections" in limits.opened("a", 12.0)  # 1800 - 360 + 1000 = 2440
+    assert limits.opened("a", 17.0) == ""  # 5 s later it begins anew
+
+
+def test_a_steady_stream_just_under_the_rate_is_never_too_much() -> None:
+    limits = SourceLimits(RateSettings(count=25, within=Seconds(5)))
+    assert not any(limits.opened("a", second) for second in range(100) for _ in range(4))
