@@ -66,13 +66,18 @@ def _stop(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@asynccontextmanager
-async def open_postgres(schemas: tuple[Schema, ...]) -> AsyncIterator[Database]:
-    """A fresh database on the private server with the tables of `schemas`."""
+def fresh_dsn() -> str:
+    """Make an empty database on the private server; return how to connect to it."""
     folder, name = server(), f"test{next(_numbers)}"
     with psycopg.connect(f"host={folder} user=gatepost dbname=postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
-    database = await open_database(f"host={folder} user=gatepost dbname={name}", schemas)
+    return f"host={folder} user=gatepost dbname={name}"
+
+
+@asynccontextmanager
+async def open_postgres(schemas: tuple[Schema, ...]) -> AsyncIterator[Database]:
+    """A fresh database on the private server with the tables of `schemas`."""
+    database = await open_database(fresh_dsn(), schemas)
     try:
         yield database
     finally:

@@ -90,10 +90,13 @@ def refuse_old_sqlite(version: str | None = None) -> None:
 
 
 def refuse_missing_log(path: Path, left: bytes) -> None:
-    """Raise DatabaseDamaged where the last writer left mail in a log that is gone."""
-    if left == LOGGED and log_octets(path) == 0:
+    """Raise DatabaseDamaged where the last writer left mail in a log that is gone.
+
+    An empty log is no such sign: the word is written before the first commit, and a kill may fall in between.
+    """
+    if left == LOGGED and not path.with_name(path.name + "-wal").exists():
         raise DatabaseDamaged(
-            f"{path}-wal is missing or empty, and the last gatepost did not close {path.name} in order: mail that "
+            f"{path}-wal is missing, and the last gatepost did not close {path.name} in order: mail that "
             "was acknowledged may be in it alone. Put the file back, or restore a backup. If another program has "
             f"opened the database since (it then folds the log in), remove {path.with_suffix('.lock')} and start."
         )

@@ -123,15 +123,16 @@ class PostgresDatabase:
         self._listeners = Listeners()
         self._unsent: dict[Notice, None] = {}
         self._news = asyncio.Event()
+        self._ear: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, schemas: Sequence[Schema]) -> None:
         """Bring the tables up to date and begin to hear notices."""
         async with await self._connect() as connection:
             await _migrate(connection, schemas)
-        listening = await self._listening()
+        self._ear = await self._listening()
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._hear(listening)), loop.create_task(self._notify())]
+        self._tasks = [loop.create_task(self._hear()), loop.create_task(self._notify())]
 
     async def read(self, statement: Statement, params: Params) -> Rows:
         """Run one SELECT in a transaction of its own."""
@@ -177,8 +178,9 @@ class PostgresDatabase:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        while self._idle:
-            await self._idle.pop().close()
+        if self._ear is not None:
+            await self._ear.close()
+        await self._close_idle()
 
     async def _with_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do `work` with a connection of the pool; what the driver raises becomes NotCommitted."""
@@ -229,18 +231,19 @@ class PostgresDatabase:
         await connection.execute(f"LISTEN {CHANNEL}")
         return connection
 
-    async def _hear(self, connection: Connection) -> None:
+    async def _hear(self) -> None:
         """Tell what any process notified; connect again when the server was away."""
         while True:
             with contextlib.suppress(psycopg.Error):
-                async with connection:
-                    async for notify in connection.notifies():
+                assert self._ear is not None
+                async with self._ear:
+                    async for notify in self._ear.notifies():
                         topic, _, key = notify.payload.partition(" ")
                         self._listeners.tell((Notice(topic, int(key)),))
             for wait in chain(RECONNECT_S, repeat(RECONNECT_S[-1])):
                 await asyncio.sleep(wait)
                 with contextlib.suppress(psycopg.Error):
-                    connection = await self._listening()
+                    self._ear = await self._listening()
                     break
             self._listeners.tell_everything()
 

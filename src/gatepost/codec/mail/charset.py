@@ -31,11 +31,9 @@ _ALIASES: Final = {
     "x-gbk": "gb18030",
     "cp936": "gb18030",
     "gb18030": "gb18030",
-    "hz-gb-2312": "hz",
     "big5": "big5hkscs",
     "big5-hkscs": "big5hkscs",
     "cp950": "cp950",
-    "euc-tw": "big5hkscs",
     "euc-jp": "euc_jp",
     "x-euc-jp": "euc_jp",
     "shift_jis": "cp932",
@@ -61,7 +59,6 @@ _ALIASES: Final = {
     "macintosh": "mac_roman",
     "x-mac-roman": "mac_roman",
     "x-mac-cyrillic": "mac_cyrillic",
-    "viscii": "cp1258",
 }
 CODECS: Final = (
     _ALIASES

@@ -4,8 +4,8 @@ The fields tile the block and nothing is decoded: a line that is no field stays 
 bare LF ends a line here, because every reader of mail takes it so, and is a flaw; a bare CR does not, and is a flaw
 too. Whoever removes or replaces fields works with the octet ranges.
 
-A block without flaws, as nearly all are, is tiled by a split; any other by a regular expression, which is the oracle
-of the first in the tests and takes twice as long.
+A block without flaws, as nearly all are, is tiled by a split; any other by a regular expression, which takes
+twice as long and is the oracle of the first in the tests.
 
 Where readers disagree (espoofer's cases) both readings meet here: `From : a` and a name folded before its colon
 count as the field and are flawed.

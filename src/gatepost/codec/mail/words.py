@@ -1,72 +1,90 @@
-"""Encoded words (RFC 2047) both ways; charsets by an allowlist, for some decoders make text into markup."""
+"""Encoded words, both ways (RFC 2047, with the language of RFC 2231 §5).
 
+Reading is lenient as readers must be: a word may touch other text, the padding may be missing, and a character may
+be split over two words of one charset. Writing gives UTF-8 words of at most 75 characters.
+"""
+
+import binascii
 import re
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from typing import Final
 
+from gatepost.codec.mail.charset import codec_of, decode
+
 TEXT_MAX: Final = 64 << 10
-CHARSETS: Final = {
-    "utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "ascii", "ascii": "ascii", "ansi_x3.4-1968": "ascii",
-    **{f"iso-8859-{n}": f"iso8859-{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16)},
-    **{f"windows-{n}": f"cp{n}" for n in (874, *range(1250, 1259))},
-    **{f"cp{n}": f"cp{n}" for n in range(1250, 1259)},
-    "latin1": "iso8859-1", "koi8-r": "koi8-r", "koi8-u": "koi8-u", "macintosh": "mac-roman", "ibm850": "cp850",
-    "gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030", "big5": "big5hkscs", "euc-kr": "cp949",
-    "ks_c_5601-1987": "cp949", "shift_jis": "cp932", "euc-jp": "euc-jp", "iso-2022-jp": "iso-2022-jp",
-    "iso-2022-kr": "iso-2022-kr", "tis-620": "tis-620", "utf-16": "utf-16",
-    "utf-16le": "utf-16-le", "utf-16be": "utf-16-be",
-}  # fmt: skip
-_WORD: Final = re.compile(rb"=\?([A-Za-z0-9_.:-]{1,40})(?:\*[A-Za-z0-9-]{0,20})?\?([BbQq])\?([^?\s]{0,2000})\?=")
-_BETWEEN: Final = re.compile(rb"(\?=)[ \t\r\n]+(?==\?[A-Za-z0-9_.:*-]{1,61}\?[BbQq]\?[^?\s]{0,2000}\?=)")
+WORD_MAX: Final = 75  # RFC 2047 §2
+_PAYLOAD_MAX: Final = WORD_MAX - len("=?utf-8?q??=")
+_WORD: Final = re.compile(rb"=\?([!-)+->@-~]{1,60})(?:\*[!->@-~]{0,40})?\?([bBqQ])\?([^?\r\n]*)\?=")
 _QUOTED: Final = re.compile(rb"=([0-9A-Fa-f]{2})")
-_JUNK: Final = re.compile(rb"[^A-Za-z0-9+/]")
-
-
-def decode_charset(octets: bytes, charset: str) -> str:
-    """Decode octets; an unknown or dangerous charset reads as UTF-8 with replacements."""
-    codec = CHARSETS.get(charset.lower().strip(), "utf-8")
-    return octets.decode(codec, "replace")
+_PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+/-")
+"""RFC 2047 §5 (3): what needs no escape in a word, even in a phrase."""
 
 
 def decode_words(value: bytes) -> str:
-    """Return a value as text: encoded words decoded, blanks between them gone, raw octets as UTF-8."""
+    """Return an unfolded value as text; words in a charset that is not decoded stay as they are."""
     value = value[:TEXT_MAX]
     if b"=?" not in value:
-        return value.decode("utf-8", "replace")
-    value = _BETWEEN.sub(rb"\1", value)
-    parts, at = [], 0
+        return decode(value)
+    texts: list[str] = []
+    run, run_charset, at = bytearray(), "", 0
     for found in _WORD.finditer(value):
-        parts.append(value[at : found.start()].decode("utf-8", "replace"))
-        parts.append(_decode(found))
-        at = found.end()
-    parts.append(value[at:].decode("utf-8", "replace"))
-    return "".join(parts)
+        charset = found[1].decode("ascii").lower()
+        if codec_of(charset) is None:
+            continue
+        between = value[at : found.start()]
+        apart = at == 0 or bool(between.strip(b" \t\r\n"))
+        if apart or charset != run_charset:
+            texts.append(decode(bytes(run), run_charset))
+            run.clear()
+        if apart:  # RFC 2047 §6.2: blanks between two encoded words are not shown
+            texts.append(decode(between))
+        run += _payload(found[2], found[3])
+        run_charset, at = charset, found.end()
+    texts.append(decode(bytes(run), run_charset))
+    texts.append(decode(value[at:]))
+    return "".join(texts)
 
 
 def encode_words(text: str) -> bytes:
-    """Return text for a header value: as it is when ASCII, else as UTF-8 encoded words of at most 75 octets."""
+    """Return text for an unstructured field or a phrase: as it is when plain, else as encoded words.
+
+    Nothing in the text can end the line or begin another field.
+    """
     if text.isascii() and text.isprintable() and "=?" not in text:
         return text.encode("ascii")
-    words, piece = [], b""
-    for character in text:
-        octets = character.encode("utf-8", "replace")
-        if len(piece) + len(octets) > 45:  # 45 octets are 60 of base64: with its frame, 72
-            words.append(piece)
-            piece = b""
-        piece += octets
-    words.append(piece)
-    return b" ".join(b"=?utf-8?b?" + b64encode(word) + b"?=" for word in words if word)
+    escapes = sum(octet not in _PLAIN and octet != 0x20 for octet in text.encode("utf-8", "replace"))
+    if 3 * escapes <= len(text):
+        chunks = _chunks(text, _PAYLOAD_MAX, quoted=True)
+        return b" ".join(b"=?utf-8?q?" + _quoted(chunk) + b"?=" for chunk in chunks)
+    chunks = _chunks(text, _PAYLOAD_MAX // 4 * 3, quoted=False)
+    return b" ".join(b"=?utf-8?b?" + binascii.b2a_base64(chunk, newline=False) + b"?=" for chunk in chunks)
 
 
-def _decode(found: re.Match[bytes]) -> str:
-    text = found[3]
-    if found[2] in b"Qq":
-        octets = _QUOTED.sub(lambda each: bytes([int(each[1], 16)]), text.replace(b"_", b" "))
-    else:
-        bare = _JUNK.sub(b"", text)
-        try:
-            octets = b64decode(bare[: len(bare) - (len(bare) % 4 == 1)] + b"=" * (-len(bare) % 4 % 3))
-        except Base64Error:
-            return text.decode("ascii", "replace")
-    return decode_charset(octets, found[1].decode("ascii"))
+def _chunks(text: str, size: int, *, quoted: bool) -> list[bytes]:
+    """Cut text between characters so that each chunk fits into a word."""
+    chunks, chunk, used = [], b"", 0
+    for letter in text:
+        octets = letter.encode("utf-8", "replace")
+        cost = len(_quoted(octets)) if quoted else len(octets)
+        if used + cost > size:
+            chunks.append(chunk)
+            chunk, used = b"", 0
+        chunk += octets
+        used += cost
+    return [*chunks, chunk]
+
+
+def _payload(kind: bytes, payload: bytes) -> bytes:
+    if kind in b"qQ":
+        return _QUOTED.sub(lambda found: bytes.fromhex(found[1].decode("ascii")), payload.replace(b"_", b" "))
+    letters = payload.translate(None, b"= \t")
+    letters = letters[: len(letters) - (len(letters) % 4 == 1)]
+    try:
+        return binascii.a2b_base64(letters + b"=" * (-len(letters) % 4))
+    except binascii.Error:
+        return b""
+
+
+def _quoted(octets: bytes) -> bytes:
+    return b"".join(
+        b"_" if octet == 0x20 else bytes((octet,)) if octet in _PLAIN else b"=%02X" % octet for octet in octets
+    )
