@@ -1,10 +1,9 @@
 """The article's rules: which decides, over six tables and the ports."""
 
-from ipaddress import ip_network
-
 import pytest
 
-from gatepost.gate.decide import Verdict, decide
+from gatepost.gate.decide import RULES, Verdict, decide, explain
+from gatepost.gate.prefix import parse_prefix
 from gatepost.gate.settings import GateSettings, Ipv6
 
 
@@ -14,7 +13,7 @@ class Members:
     def __init__(self, *names: str) -> None:
         self.names = names
 
-    def holds(self, table: str, version: int, whole: int) -> bool:
+    def holds(self, table: str, version: int, number: int) -> bool:
         """Tell."""
         return table in self.names
 
@@ -37,6 +36,8 @@ def _verdict(kind: str, *tables: str, ip: str = "192.0.2.1", settings: GateSetti
         (("spamd",), "black", "black", "black", "pass"),
         (("bgp_spamd", "spamd-white"), "pass", "black", "black", "pass"),
         (("spamd", "nospamd", "bgp_spamd_bypass"), "pass", "black", "black", "pass"),
+        (("spamd-greytrap",), "black", "pass", "pass", "pass"),
+        (("spamd-greytrap", "nospamd"), "pass", "pass", "pass", "pass"),
     ],
 )
 def test_precedence(tables: tuple[str, ...], mx: str, submission: str, submissions: str, imap: str) -> None:
@@ -69,6 +70,18 @@ def test_without_greylist_only_lists_are_held() -> None:
 
 @pytest.mark.row("PF-06")
 def test_exempt_networks_are_never_looked_up() -> None:
-    decision = decide("127.0.0.1", "mx", Members("bruteforce"), GateSettings(), (ip_network("127.0.0.0/8"),))
+    decision = decide("127.0.0.1", "mx", Members("bruteforce"), GateSettings(), (parse_prefix("127.0.0.0/8"),))
     assert decision.verdict is Verdict.PASS
     assert "skip on lo" in decision.rule
+
+
+@pytest.mark.row("PF-02", "GR-12")
+@pytest.mark.parametrize("kind", ["mx", "submission", "imap"])
+@pytest.mark.parametrize("tables", [(), ("bgp_spamd",), ("bruteforce",), ("spamd-white", "spamd")])
+def test_an_explanation_ends_with_the_rule_that_decides(kind: str, tables: tuple[str, ...]) -> None:
+    looks = explain("192.0.2.1", kind, Members(*tables), GateSettings(), ())
+    decision = decide("192.0.2.1", kind, Members(*tables), GateSettings(), ())
+    assert [look.matched for look in looks] == [False] * (len(looks) - 1) + [True]
+    assert decision.rule.startswith(looks[-1].rule)
+    assert decision.verdict.value in looks[-1].why
+    assert [look.rule for look in looks[:-1]] == [rule.name for rule in RULES[: len(looks) - 1]]

@@ -5,25 +5,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatepost.base.clock import HOUR, MINUTE, Instant, seconds
-from gatepost.db.unit import Step, Unit
+from gatepost.db.unit import Unit
 from gatepost.gate import sql
-from gatepost.gate.gate import put_step
 from gatepost.gate.grey import (
     TRAPPED,
     Kind,
     Record,
     State,
+    digest,
+    expired,
+    first_at_low_priority,
     first_offer,
-    is_low_priority_trap,
+    has_passed,
+    mailed,
     net,
     outside,
+    promoted,
     seen,
     source,
     trap_name,
+    trapped_by_hand,
     tuple_key,
-    white_host,
+    white_by_hand,
 )
 from gatepost.gate.settings import GateSettings
+from gatepost.gate.steps import offer_step, put_step, record_of, whiten_step
 from tests.support.databases import OpenDatabase, each_engine
 from tests.support.loop import run
 
@@ -42,14 +48,16 @@ def test_a_retry_counts_when_it_comes_later_than_the_pass_time(after: int, passe
     now = Instant(T0 + 25 * MINUTE + seconds(after))
     again = seen(_fresh(), _fresh(now), now, SETTINGS)
     assert again.blocked == 2
-    assert (again.passes == now) is passes
+    assert has_passed(again, now) is passes
 
 
 @pytest.mark.row("GR-02", "SYNC-09")
-def test_a_retry_does_not_make_a_tuple_last_longer() -> None:
+def test_a_retry_does_not_make_a_tuple_last_longer_and_waiting_alone_does_not_pass() -> None:
     now = Instant(T0 + 3 * HOUR)
     assert seen(_fresh(), _fresh(now), now, SETTINGS).expires == T0 + 4 * HOUR
-    assert _fresh().passes == _fresh().expires == T0 + 4 * HOUR
+    assert not any(has_passed(_fresh(), Instant(T0 + hours * HOUR)) for hours in range(6))
+    assert expired(_fresh(), Instant(T0 + 4 * HOUR))
+    assert not expired(_fresh(), Instant(T0 + 4 * HOUR - 1))
 
 
 @pytest.mark.row("GR-10")
@@ -61,7 +69,7 @@ def test_a_trap_hit_traps_the_host_for_a_day_and_hitting_it_again_not_for_longer
 
 
 def test_a_white_host_that_hits_a_trap_is_trapped_until_its_white_time_ends() -> None:
-    white = white_host("192.0.2.1", T0, T0, 2, T0, SETTINGS)
+    white = promoted(_fresh(), T0, SETTINGS)
     assert white.state is State.WHITE
     now = Instant(T0 + HOUR)
     trapped = seen(white, _fresh(now, trap=True), now, SETTINGS)
@@ -70,7 +78,7 @@ def test_a_white_host_that_hits_a_trap_is_trapped_until_its_white_time_ends() ->
 
 def test_a_promoted_host_keeps_the_times_and_counts_of_its_tuple() -> None:
     now = Instant(T0 + HOUR)
-    host = white_host("192.0.2.1", T0, now, 2, now, SETTINGS)
+    host = promoted(seen(_fresh(), _fresh(now), now, SETTINGS), now, SETTINGS)
     assert (host.key, host.first, host.passes, host.blocked, host.passed) == (b"192.0.2.1", T0, now, 2, 0)
     assert host.expires == now + 36 * 24 * HOUR
 
@@ -93,9 +101,21 @@ def test_allowed_domains_are_plain_suffixes() -> None:
 def test_the_least_preferred_mx_is_a_trap_a_minute_after_the_start() -> None:
     settings = GateSettings(low_priority_mx="192.0.2.99")
     at = [Instant(T0 + seconds(60)), Instant(T0 + seconds(60) + 1)]
-    assert [is_low_priority_trap("192.0.2.99", T0, now, settings) for now in at] == [False, True]
-    assert not is_low_priority_trap("192.0.2.1", T0, at[1], settings)
-    assert not is_low_priority_trap("", T0, at[1], SETTINGS)
+    assert [first_at_low_priority("192.0.2.99", T0, now, settings) for now in at] == [False, True]
+    assert not first_at_low_priority("192.0.2.1", T0, at[1], settings)
+    assert not first_at_low_priority("", T0, at[1], SETTINGS)
+
+
+def test_hosts_made_by_hand_and_by_mail() -> None:
+    now = Instant(T0 + HOUR)
+    white = white_by_hand(None, "192.0.2.1", T0)
+    assert (white.blocked, white.passed, white.passes) == (1, 0, T0)
+    again = white_by_hand(white, "192.0.2.1", now)
+    assert (again.first, again.passes, again.passed, again.expires) == (T0, now, 1, now + 36 * 24 * HOUR)
+    trapped = trapped_by_hand(again, "192.0.2.1", now, SETTINGS)
+    assert (trapped.state, trapped.expires) == (State.TRAPPED, now + 24 * HOUR)
+    assert mailed(trapped, "192.0.2.1", now, SETTINGS) == trapped
+    assert white_by_hand(trapped, "192.0.2.1", now).state is State.WHITE
 
 
 def test_a_sender_is_an_address_or_a_64() -> None:
@@ -118,43 +138,45 @@ RECORDS = st.none() | st.builds(
 
 @each_engine
 @pytest.mark.row("SMTP-24")
-def test_the_statement_says_what_the_pure_rule_says(open_db: OpenDatabase) -> None:
-    cases: list[tuple[Record | None, bool, bytes]] = []
-
-    @settings(max_examples=60, database=None)
-    @given(RECORDS, st.booleans(), st.binary(max_size=40))
-    def collect(record: Record | None, trap: bool, key: bytes) -> None:
-        cases.append((record, trap, key))
-
+def test_the_statements_say_what_the_pure_rules_say(open_db: OpenDatabase) -> None:
     async def scene() -> None:
         async with open_db((sql.SCHEMA,)) as database:
-            for number, (record, trap, tail) in enumerate(cases):
-                key = b"%d\n" % number + tail  # one database for all cases
+            number = 0
+
+            async def check(record: Record | None, trap: bool, mail: bool, key: bytes) -> None:
+                nonlocal number
+                number += 1
+                key = b"%d\n" % number + key  # a database for all examples
                 fresh = first_offer(key, "192.0.2.1", T0, SETTINGS, trap=trap)
+                host = Record(key, Kind.HOST, "192.0.2.1", T0, T0, fresh.expires, passed=TRAPPED) if trap else fresh
                 if record is not None:
-                    before = (record.first, record.passes, record.expires, record.blocked, record.passed)
-                    put = put_step(key, fresh.kind, "192.0.2.1", "192.0.2.0/24", *before)
-                    await database.commit(Unit((put,)))
-                step = Step(
-                    sql.SEEN,
-                    {
-                        "key": key,
-                        "kind": fresh.kind.value,
-                        "ip": "192.0.2.1",
-                        "net": "192.0.2.0/24",
-                        "now": T0,
-                        "expire": fresh.expires,
-                        "passed": fresh.passed,
-                        "pass_time": seconds(SETTINGS.pass_time),
-                        "net_max": 1000,
-                    },
-                )
-                await database.commit(Unit((step,)))
-                [row] = await database.read(sql.ROW, {"key": key})
-                expected = seen(record, fresh, T0, SETTINGS)
-                assert row[3:] == (
+                    record = Record(key, host.kind, *_rest(record))
+                    await database.commit(Unit((put_step(record, T0),)))
+                step = whiten_step("192.0.2.1", 1, T0, SETTINGS) if mail else offer_step(host, T0, SETTINGS)
+                params = dict(step.params) | {"digest": digest(key), "key": key}
+                if not mail and trap:
+                    params |= {"expire": fresh.expires}
+                await database.commit(Unit((type(step)(step.statement, params),)))
+                [row] = await database.read(sql.ROW, {"digest": digest(key)})
+                found = record_of(row)
+                expected = mailed(record, "192.0.2.1", T0, SETTINGS) if mail else seen(record, fresh, T0, SETTINGS)
+                assert (found.first, found.passes, found.expires, found.blocked, found.passed) == (
                     *(expected.first, expected.passes, expected.expires, expected.blocked, expected.passed),
                 )
 
-    collect()
+            cases: list[tuple[Record | None, bool, bool, bytes]] = []
+
+            @settings(max_examples=60, database=None)
+            @given(RECORDS, st.booleans(), st.booleans(), st.binary(max_size=40))
+            def collect(record: Record | None, trap: bool, mail: bool, key: bytes) -> None:
+                cases.append((record, trap, mail, key))
+
+            collect()
+            for case in cases:
+                await check(*case)
+
     run(scene())
+
+
+def _rest(record: Record) -> tuple[str, Instant, Instant, Instant, int, int]:
+    return record.ip, record.first, record.passes, record.expires, record.blocked, record.passed

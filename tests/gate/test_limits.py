@@ -3,7 +3,7 @@
 import pytest
 
 from gatepost.base.units import Seconds
-from gatepost.gate.limits import SourceLimits
+from gatepost.gate.limits import FORGET_EVERY, SourceLimits
 from gatepost.gate.settings import RateSettings
 
 
@@ -35,3 +35,23 @@ def test_the_count_decays_by_its_share_of_the_time() -> None:
 def test_a_steady_stream_just_under_the_rate_is_never_too_much() -> None:
     limits = SourceLimits(RateSettings(count=25, within=Seconds(5)))
     assert not any(limits.opened("a", second) for second in range(100) for _ in range(4))
+
+
+def test_connections_that_are_too_many_count_in_the_rate_too() -> None:
+    limits = SourceLimits(RateSettings(connections=1, count=3, within=Seconds(5)))
+    reasons = []
+    for _ in range(4):
+        reasons.append(limits.opened("a", 1.0))
+        limits.closed("a")
+    assert [bool(reason) for reason in reasons] == [False, False, False, True]
+
+
+def test_sources_are_forgotten_when_their_count_would_begin_anew() -> None:
+    limits = SourceLimits(RateSettings(count=3))
+    limits.opened("open", 0.0)
+    for at in range(3 * FORGET_EVERY):
+        limits.opened(f"{at}", at / 100)
+        limits.closed(f"{at}")
+    assert len(limits) <= FORGET_EVERY + 600
+    limits.opened("open", 900.0)
+    limits.closed("never opened")

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatepost.base.clock import Instant
-from gatepost.gate.table import BadEntry, Network, Table, TableFull, Tables, parse_entry, parse_file
+from gatepost.gate.prefix import number_of, parse_prefix
+from gatepost.gate.table import BadEntry, Table, TableFull, Tables, parse_entry, parse_file
 
 
 def _table(*texts: str) -> Table:
@@ -15,13 +16,7 @@ def _table(*texts: str) -> Table:
 
 
 def _holds(table: Table, ip: str) -> bool:
-    address = ip_address(ip)
-    return table.holds(address.version, int(address))
-
-
-def parse_prefix(text: str) -> Network:
-    """Return a network."""
-    return parse_entry(text).network
+    return table.holds(*number_of(ip))
 
 
 def test_the_longest_prefix_decides_and_a_hole_is_outside() -> None:
@@ -37,6 +32,7 @@ def test_the_longest_prefix_decides_and_a_hole_is_outside() -> None:
 def test_families_are_apart_and_mapped_addresses_are_ipv4() -> None:
     table = _table("::/0", "192.0.2.0/24")
     assert _holds(table, "2001:db8::1")
+    assert _holds(table, "::ffff:192.0.2.1")
     assert not _holds(table, "198.51.100.1")
     assert parse_entry("::ffff:192.0.2.0/120").text == "192.0.2.0/24"
 
@@ -46,6 +42,8 @@ def test_families_are_apart_and_mapped_addresses_are_ipv4() -> None:
     [
         ("192.0.2.1/32", "192.0.2.1"),
         ("192.0.2.9/24", "192.0.2.0/24"),
+        ("10.2/16", "10.2.0.0/16"),
+        ("10/8", "10.0.0.0/8"),
         ("0.0.0.0/0", "0.0.0.0/0"),
         ("2001:DB8:0::1/128", "2001:db8::1"),
         ("!2001:db8::/32", "2001:db8::/32"),
@@ -57,7 +55,7 @@ def test_an_entry_is_shown_as_pfctl_does(text: str, shown: str) -> None:
 
 NO_ENTRIES = (
     *("", "!", "/8", "host.example", "192.0.2", "1.2.3.4.5/8", "192.0.2.1/33", "1.2.3.4/", "1.2.3.4/8/8"),
-    *("1.2.3.4/+8", "::/129"),
+    *("1.2.3.4/+8", "::/129", "::ffff:1.2.3.4/90"),
 )
 
 
@@ -131,10 +129,21 @@ def test_a_table_of_many_lengths_says_the_same_before_and_after_a_change() -> No
 @pytest.mark.row("PF-05")
 def test_the_limit_is_over_all_tables_and_keeps_the_old_content() -> None:
     tables = Tables(3, ["a", "b"])
-    tables.replace("a", [parse_entry("10.0.0.1"), parse_entry("10.0.0.2")])
+    tables.replace(Table("a", [parse_entry("10.0.0.1"), parse_entry("10.0.0.2")]))
     with pytest.raises(TableFull):
-        tables.replace("b", [parse_entry("10.0.0.3"), parse_entry("10.0.0.4")])
+        tables.replace(Table("b", [parse_entry("10.0.0.3"), parse_entry("10.0.0.4")]))
     assert tables.sizes() == {"a": 2, "b": 0}
-    tables.replace("b", [parse_entry("10.0.0.3")])
-    with pytest.raises(TableFull):
-        tables.check_room(1)
+    tables.replace(Table("b", [parse_entry("10.0.0.3")]))
+    assert len(tables) == 3
+
+
+def test_the_deciding_entry_is_counted() -> None:
+    table = _table("10.0.0.0/8", "10.1.0.0/16")
+    table.count(*number_of("10.1.1.1"), passed=True)
+    table.count(*number_of("10.2.1.1"), passed=False)
+    counts = table.take_counts()
+    assert {prefix.text: tuple(pair) for prefix, pair in counts.items()} == {
+        "10.0.0.0/8": (1, 0),
+        "10.1.0.0/16": (0, 1),
+    }
+    assert table.take_counts() == {}

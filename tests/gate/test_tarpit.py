@@ -1,18 +1,19 @@
 """Held clients: the pace of spamd, its places, its log, and who gives himself away."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from gatepost.base.units import Seconds
-from gatepost.gate.gate import _ctime
-from gatepost.gate.settings import GateSettings
+from gatepost.gate.gate import ctime, lists_text, printable
+from gatepost.gate.settings import GateSettings, TooEarlyAction
 from gatepost.gate.verbs import add_entries
 from tests.gate.world import QUIET, SENDER, START, Play, World, world
 from tests.support.loop import run
 
 SLOW = GateSettings(exempt=())
-BANNER = f"220 mx.example.org ESMTP spamd IP-based SPAM blocker; {_ctime(START)}\r\n"
+BANNER = f"220 mx.example.org ESMTP spamd IP-based SPAM blocker; {ctime(START)}\r\n"
 
 
 async def _listed(here: World, *ips: str) -> None:
@@ -43,12 +44,24 @@ def test_a_grey_client_is_told_at_full_speed_after_more_than_ten_seconds() -> No
     async def scene() -> None:
         async with world(SLOW) as here:
             wire = here.connect()
-            Play(here.clock, wire).wait(9.5)
-            assert wire.text == BANNER[:9]
-            Play(here.clock, wire).wait(1.5)
+            Play(here.clock, wire).wait(10)
+            assert wire.text == BANNER[:10]
+            Play(here.clock, wire).wait(1)
             assert wire.text == BANNER
             wire.send(b"HELO x\r\n")
             assert wire.text.endswith("wasting your time.\r\n")
+
+    run(scene())
+
+
+def test_grey_stutter_0_and_more_black_than_their_places_are_not_stuttered_at() -> None:
+    async def scene() -> None:
+        settings = replace(SLOW, grey_stutter=Seconds(0), connections=200, source_connections=0)
+        async with world(settings) as here:
+            assert here.connect().text == BANNER
+            await _listed(here, "192.0.2.1")
+            wires = [here.connect("192.0.2.1") for _ in range(101)]
+            assert [wire.text for wire in wires[99:]] == ["", BANNER]
 
     run(scene())
 
@@ -65,6 +78,29 @@ def test_when_nearly_full_whole_pieces_are_written_after_their_delay() -> None:
     run(scene())
 
 
+def test_all_times_are_scaled() -> None:
+    async def scene() -> None:
+        async with world(replace(SLOW, scale=5.0)) as here:
+            wire = here.connect()
+            Play(here.clock, wire).wait(1.1)
+            assert wire.text == BANNER[:5]
+
+    run(scene())
+
+
+@pytest.mark.row("SYNC-10")
+def test_a_stutter_finer_than_the_wheel_is_still_letter_by_letter() -> None:
+    async def scene() -> None:
+        async with world(replace(SLOW, stutter=Seconds(0.001))) as here:
+            wire = here.connect()
+            while wire.text != BANNER:
+                await asyncio.sleep(0.001)
+                here.clock.move(0.001)
+            assert len(wire.said) == len(BANNER)
+
+    run(scene())
+
+
 @pytest.mark.row("GR-03", "GR-04")
 def test_the_log_is_spamds() -> None:
     async def scene() -> None:
@@ -72,7 +108,7 @@ def test_the_log_is_spamds() -> None:
             await _listed(here, SENDER)
             first = here.connect("192.0.2.1")
             second = here.connect()
-            second.send(b"HELO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nFrom: me\r\n\r\nhello\r\n")
+            second.send(b"HELO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c\x1b@d>\r\nDATA\r\nFrom: me\r\n\r\nhello\r\n")
             here.clock.move(7.9)
             first.close()
             second.close()
@@ -80,20 +116,26 @@ def test_the_log_is_spamds() -> None:
             assert here.journal.texts == [
                 "192.0.2.1: connected (1/0)",
                 "198.51.100.7: connected (2/1), lists: spamd",
-                "(BLACK) 198.51.100.7: <a@b> -> <c@d>",
+                "(BLACK) 198.51.100.7: <a@b> -> <c?@d>",
                 "198.51.100.7: From: me",
+                "198.51.100.7: Body: hello",
                 "192.0.2.1: disconnected after 7 seconds.",
                 "198.51.100.7: disconnected after 7 seconds. lists: spamd",
             ]
-            assert (here.gate.held, here.gate.black) == (0, 0)
+            assert (here.gate.counts().held, here.gate.counts().black, here.gate.counts().taken) == (0, 0, 2)
 
     run(scene())
+
+
+def test_many_lists_are_cut_in_the_log() -> None:
+    assert lists_text(["a" * 30, "b" * 30, "c" * 30, "d"]) == f" {'a' * 30} {'b' * 30} ..."
+    assert printable("\x1b[2Jä\u202e".encode() + b"\xff") == "?[2Jä?\ufffd"
 
 
 @pytest.mark.row("SYNC-10")
 def test_one_more_than_the_places_is_closed_without_a_word() -> None:
     async def scene() -> None:
-        async with world(replace(QUIET, connections=10)) as here:
+        async with world(replace(QUIET, connections=10, source_connections=0)) as here:
             wires = [here.connect() for _ in range(11)]
             assert [wire.closed for wire in wires] == [False] * 10 + [True]
             assert wires[10].said == []
@@ -101,6 +143,19 @@ def test_one_more_than_the_places_is_closed_without_a_word() -> None:
             wires[0].close()
             Play(here.clock, *wires[:10]).end_closed()
             assert not here.connect().closed
+
+    run(scene())
+
+
+def test_a_source_has_five_places_and_an_ipv6_source_is_a_64() -> None:
+    async def scene() -> None:
+        async with world(QUIET) as here:
+            await add_entries(here.database, "spamd", ["2001:db8::/32"], here.now)
+            await here.learn()
+            wires = [here.connect(f"2001:db8::{at}") for at in range(1, 7)]
+            assert [wire.closed for wire in wires] == [False] * 5 + [True]
+            assert not here.connect("2001:db8:0:1::1").closed
+            assert here.gate.counts().turned_away == 1
 
     run(scene())
 
@@ -130,6 +185,62 @@ def test_ten_thousand_pipelined_commands_are_each_answered() -> None:
             wire.send(b"NOOP\n" * 10_000 + b"QUIT\n")
             assert wire.text.count("250 2.0.0 OK") == 10_000
             assert wire.closed
+
+    run(scene())
+
+
+def test_pipelined_commands_wait_for_slow_answers_and_a_flood_is_cut_off() -> None:
+    async def scene() -> None:
+        async with world(SLOW) as here:
+            await _listed(here, SENDER)
+            wire = here.connect()
+            play = Play(here.clock, wire)
+            play.wait(len(BANNER) + 1)
+            wire.send(b"HELO x\r\nNOOP\r\n")
+            assert wire.text == BANNER
+            play.wait(200)
+            assert wire.text.endswith("250 2.0.0 OK I did nothing\r\n")
+            wire.send(b"NOOP\r\n" + b"x" * 70_000)
+            wire.send(b"x" * 70_000)
+            assert wire.reset
+
+    run(scene())
+
+
+@pytest.mark.row("SMTP-08")
+@pytest.mark.parametrize("action", list(TooEarlyAction))
+def test_a_client_that_speaks_before_its_banner(action: TooEarlyAction) -> None:
+    async def scene() -> None:
+        async with world(replace(SLOW, too_early=action)) as here:
+            wire = here.connect(early=b"EHLO x\r\nMAIL FROM:<a@b>\r\n")
+            play = Play(here.clock, wire)
+            play.wait(11.5)
+            assert here.gate.counts().too_early == 1
+            match action:
+                case TooEarlyAction.IGNORE:
+                    assert wire.text.count("250 ") == 2
+                case TooEarlyAction.TARPIT:
+                    assert wire.text == BANNER[:11]
+                    play.wait(len(BANNER) + 300)
+                    wire.send(b"RCPT TO:<c@d>\r\nDATA\r\n")
+                    play.wait(200)
+                    assert wire.text.endswith("451 Temporary failure, please try again later.\r\n")
+                    assert here.gate.counts().offers == 0
+                case TooEarlyAction.REFUSE:
+                    play.wait(300)
+                    assert wire.text.endswith("\r\n554 5.5.1 You spoke before you were greeted\r\n")
+                    assert wire.closed
+
+    run(scene())
+
+
+def test_a_client_that_waits_for_its_banner_is_not_too_early() -> None:
+    async def scene() -> None:
+        async with world(SLOW) as here:
+            wire = here.connect()
+            Play(here.clock, wire).wait(12)
+            wire.send(b"EHLO x\r\n")
+            assert here.gate.counts().too_early == 0
 
     run(scene())
 

@@ -4,11 +4,9 @@ import heapq
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import cast
 
-from gatepost.aio.drive import Wire
 from gatepost.base.clock import Instant
-from gatepost.db.unit import Database, Unit
+from gatepost.db.unit import Database
 from gatepost.gate.gate import Gate
 from gatepost.gate.settings import GateSettings
 from gatepost.gate.sql import SCHEMA
@@ -145,7 +143,7 @@ class World:
         wire = HeldWire(ip, dialled=dialled)
         wire.waiting = early
         wire.moment = self.clock.steady()
-        self.gate.hold(cast(Wire, wire), self.gate.decide(ip, "mx"))  # it is asked for less than a Wire
+        self.gate.hold(wire, self.gate.decide(ip, "mx"))
         return wire
 
     def offer(self, ip: str = SENDER, recipient: str = "ann@example.org", *, dialled: str = "192.0.2.25") -> str:
@@ -158,18 +156,14 @@ class World:
 
     async def learn(self) -> None:
         """Write what was learnt, and hear of what others wrote."""
-        steps = []
-        while not self.gate._steps.empty():
-            steps.append(self.gate._steps.get_nowait())
-        await self.database.commit(Unit(tuple(steps)))
-        await self.gate._read_tables()
-        await self.gate._read_hosts()
+        await self.gate.flush()
+        await self.gate.start()  # not `refresh`: PostgreSQL's notices come when they come
 
     async def scan(self) -> int:
         """Write what was learnt, and scan."""
         await self.learn()
         promoted = await self.gate.scan(self.now)
-        await self.gate._read_hosts()
+        await self.gate.start()
         return promoted
 
     def verdict(self, ip: str = SENDER, kind: str = "mx") -> str:

@@ -340,7 +340,7 @@ class Wire(asyncio.Protocol):
             self._transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell all who wait that it is over."""
+        """Tell all who wait that it is over; a second call does nothing."""
         self._transport = None
         self._opened = None
         self._eof = self._closing = True

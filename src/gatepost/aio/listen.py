@@ -84,6 +84,7 @@ class Listener:
         self._peers: dict[str | bytes, int] = {}
         self._recent: dict[str | bytes, int] = {}
         self._minute = 0
+        self._emptied: asyncio.Event | None = None
         self._listening = False
         self._exhausted = False
         self._local: dict[str, str] = {}
@@ -127,9 +128,12 @@ class Listener:
             await asyncio.wait(tuple(self._tasks), timeout=FORCED)
         for wire in tuple(self._wires):
             wire.abort()
-        end = time.monotonic() + FORCED
-        while self._wires and time.monotonic() < end:  # the loop tells each of its loss
-            await asyncio.sleep(0)
+        if self._wires:  # the loop tells each of its loss
+            self._emptied = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._emptied.wait(), FORCED)
+            except TimeoutError:
+                self._log.error("wires_left", listener=self.name, open=len(self._wires))
 
     def _ready(self) -> None:
         for _ in range(BATCH):
@@ -196,7 +200,10 @@ class Listener:
         if sock is not None:  # cancelled before it began
             sock.close()
             self._released(wire)
-        elif not task.cancelled() and task.exception() is not None:
+        elif task.cancelled():
+            wire.abort()
+            wire.connection_lost(None)  # uvloop does not tell it when the making of a connection is cancelled
+        elif task.exception() is not None:
             wire.abort()
 
     def _admits(self, key: str | bytes | None) -> bool:
@@ -251,6 +258,8 @@ class Listener:
         if wire not in self._wires:
             return
         self._wires.discard(wire)
+        if self._emptied is not None and not self._wires:
+            self._emptied.set()
         if self._limits.loopback_exempt and is_loopback(wire.peer_ip):
             return
         key = peer_key(wire.peer_ip)

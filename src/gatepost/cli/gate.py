@@ -11,7 +11,7 @@ from gatepost.config import Config
 from gatepost.databases import Databases
 from gatepost.gate import verbs
 from gatepost.gate.grey import Record
-from gatepost.gate.table import BadEntry
+from gatepost.gate.table import BadEntry, TableFull
 from gatepost.gate.verbs import Done, GateRefusal
 
 T = TypeVar("T")
@@ -45,7 +45,10 @@ def tables_add(table: str, addresses: list[str], config: ConfigOption = None) ->
     """Add addresses or networks; a leading ! makes a hole."""
     _report(
         with_databases(
-            config, lambda databases, _: _checked(verbs.add_entries(databases.gate, table, addresses, now()))
+            config,
+            lambda databases, settings: _checked(
+                verbs.add_entries(databases.gate, table, addresses, now(), tables_max=settings.gate.tables_max)
+            ),
         )
     )
 
@@ -65,7 +68,10 @@ def tables_replace(table: str, addresses: list[str], config: ConfigOption = None
     """Give a table exactly these entries."""
     _report(
         with_databases(
-            config, lambda databases, _: _checked(verbs.replace_entries(databases.gate, table, addresses, now()))
+            config,
+            lambda databases, settings: _checked(
+                verbs.replace_entries(databases.gate, table, addresses, now(), tables_max=settings.gate.tables_max)
+            ),
         )
     )
 
@@ -73,21 +79,23 @@ def tables_replace(table: str, addresses: list[str], config: ConfigOption = None
 @tables.command("flush")
 def tables_flush(table: str, config: ConfigOption = None) -> None:
     """Empty a table."""
-    _report(with_databases(config, lambda databases, _: verbs.flush_table(databases.gate, table)))
+    _report(with_databases(config, lambda databases, _: _checked(verbs.flush_table(databases.gate, table))))
 
 
 @tables.command("expire")
 def tables_expire(table: str, seconds: int, config: ConfigOption = None) -> None:
     """Delete entries that are older than SECONDS."""
     _report(
-        with_databases(config, lambda databases, _: verbs.expire_entries(databases.gate, table, seconds, now()))
+        with_databases(
+            config, lambda databases, _: _checked(verbs.expire_entries(databases.gate, table, seconds, now()))
+        )
     )
 
 
 @tables.command("zero")
 def tables_zero(table: str, config: ConfigOption = None) -> None:
     """Begin the ages of a table's entries anew."""
-    _report(with_databases(config, lambda databases, _: verbs.zero_table(databases.gate, table, now())))
+    _report(with_databases(config, lambda databases, _: _checked(verbs.zero_table(databases.gate, table, now()))))
 
 
 @tables.command("test")
@@ -146,12 +154,14 @@ async def _checked(work: Awaitable[T]) -> T:
     """Pass a verb's answer through; its refusals are for the operator."""
     try:
         return await work
-    except (GateRefusal, BadEntry) as wrong:
+    except (GateRefusal, BadEntry, TableFull) as wrong:
         raise Failed(str(wrong)) from wrong
 
 
 def _report(done: Done) -> None:
-    """Print pfctl's line where pfctl prints it."""
+    """Print pfctl's line where pfctl prints it, and what a verb shows where that goes."""
+    for line in done.lines:
+        say(line)
     sys.stderr.write(done.text + "\n")
 
 

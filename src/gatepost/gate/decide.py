@@ -1,14 +1,16 @@
 """Which of the article's rules decides about a new connection: its table, as data.
 
 The first rule that matches decides, as with PF's `quick`. White tables stand before the lists on port 25, and
-have no say on the submission ports, where a listed host meets the tarpit too.
+have no say on the submission ports, where a listed host meets the tarpit too. Tables hold both families, so a
+listed IPv6 host is held as well; the article's redirection to 127.0.0.1 knew IPv4 alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, Protocol
 
+from gatepost.gate.prefix import Prefix, number_of
 from gatepost.gate.settings import GateSettings, Ipv6
 
 BRUTEFORCE: Final = "bruteforce"
@@ -19,9 +21,11 @@ SPAMD: Final = "spamd"
 NOSPAMD: Final = "nospamd"
 GREYTRAP: Final = "spamd-greytrap"
 TABLE_NAMES: Final = (BRUTEFORCE, BYPASS, LISTED, WHITE, SPAMD, NOSPAMD, GREYTRAP)
+BLACK_TABLES: Final = (LISTED, SPAMD)
 
 MX: Final = "mx"
 SUBMISSION: Final = frozenset(("submission", "submissions"))
+_MX: Final = frozenset((MX,))
 
 
 class Verdict(Enum):
@@ -44,7 +48,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: for which listeners, for members of which tables (none: everybody), and what then."""
+    """One row: for which listeners (None: all), for members of which tables (none: everybody), and what then."""
 
     name: str
     kinds: frozenset[str] | None
@@ -54,14 +58,11 @@ class Rule:
 
 RULES: Final = (
     Rule("block quick from <bruteforce>", None, (BRUTEFORCE,), Verdict.BLOCK),
-    Rule("pass from white tables to smtp", frozenset((MX,)), (BYPASS, NOSPAMD, WHITE), Verdict.PASS),
-    Rule(
-        "rdr-to spamd from lists to smtp, submission, smtps",
-        frozenset((MX,)) | SUBMISSION,
-        (LISTED, SPAMD, GREYTRAP),
-        Verdict.BLACK,
-    ),
-    Rule("rdr-to spamd from any to smtp", frozenset((MX,)), (), Verdict.GREY),
+    Rule("pass from white tables to smtp", _MX, (BYPASS, NOSPAMD, WHITE), Verdict.PASS),
+    Rule("rdr-to spamd from lists to smtp, submission, smtps", _MX | SUBMISSION, BLACK_TABLES, Verdict.BLACK),
+    # spamd's own list, not one of PF's tables: it is met on port 25 alone, and beside the others only in messages.
+    Rule("rdr-to spamd from any to smtp, trapped", _MX, (GREYTRAP,), Verdict.BLACK),
+    Rule("rdr-to spamd from any to smtp", _MX, (), Verdict.GREY),
     Rule("pass from any", None, (), Verdict.PASS),
 )
 _EXEMPT: Final = Decision(Verdict.PASS, "exempt: set skip on lo")
@@ -70,25 +71,55 @@ _EXEMPT: Final = Decision(Verdict.PASS, "exempt: set skip on lo")
 class Membership(Protocol):
     """What a decision asks of the tables."""
 
-    def holds(self, table: str, version: int, whole: int) -> bool: ...
+    def holds(self, table: str, version: int, number: int) -> bool: ...
 
 
-def decide(
-    ip: str, kind: str, tables: Membership, settings: GateSettings, exempt: tuple[IPv4Network | IPv6Network, ...]
-) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One rule that was looked at on the way to a decision, and why it did or did not match."""
+
+    rule: str
+    matched: bool
+    why: str
+
+
+def decide(ip: str, kind: str, tables: Membership, settings: GateSettings, exempt: Sequence[Prefix]) -> Decision:
     """Return what becomes of a connection from `ip` to a listener of `kind`."""
-    address = ip_address(ip)
-    version, whole = address.version, int(address)
-    if any(address in network for network in exempt if network.version == version):
+    version, number = number_of(ip)
+    if any(network.holds(version, number) for network in exempt):
         return _EXEMPT
     for rule in RULES:
         if rule.kinds is not None and kind not in rule.kinds:
             continue
         if not rule.tables:
             return _for_anybody(rule, version, settings)
-        lists = tuple(name for name in rule.tables if tables.holds(name, version, whole))
+        lists = [name for name in rule.tables if tables.holds(name, version, number)]
         if lists:
-            return Decision(rule.verdict, f"{rule.name}: in {', '.join(lists)}", lists)
+            # On port 25 spamd says the messages of all its lists, those of its traps last.
+            if rule.verdict is Verdict.BLACK and kind == MX and rule.tables != (GREYTRAP,):
+                lists += [GREYTRAP] if tables.holds(GREYTRAP, version, number) else []
+            return Decision(rule.verdict, f"{rule.name}: in {', '.join(lists)}", tuple(lists))
+    raise AssertionError("the last rule is for everybody")
+
+
+def explain(
+    ip: str, kind: str, tables: Membership, settings: GateSettings, exempt: Sequence[Prefix]
+) -> tuple[Look, ...]:
+    """Return every rule that was looked at; the last one decided."""
+    version, number = number_of(ip)
+    decision = decide(ip, kind, tables, settings, exempt)
+    if decision == _EXEMPT:
+        return (Look("set skip on lo", True, f"{ip} is exempt"),)
+    looks: list[Look] = []
+    for rule in RULES:
+        if rule.kinds is not None and kind not in rule.kinds:
+            looks.append(Look(rule.name, False, f"not for {kind}"))
+        elif not rule.tables:
+            return (*looks, Look(decision.rule, True, f"for everybody: {decision.verdict.value}"))
+        elif any(tables.holds(name, version, number) for name in rule.tables):
+            return (*looks, Look(rule.name, True, f"in {', '.join(decision.lists)}: {decision.verdict.value}"))
+        else:
+            looks.append(Look(rule.name, False, f"not in {', '.join(rule.tables)}"))
     raise AssertionError("the last rule is for everybody")
 
 

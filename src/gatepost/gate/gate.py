@@ -1,60 +1,100 @@
 """The gate of one worker: decides at accept, holds grey and black clients, counts sources, keeps the greylist.
 
 What decides is in memory: the address tables, the white and trapped hosts, the spamtraps. What is learnt goes to
-gate.db in units that nobody waits for; other workers hear of changes by notices and read them again. The scan that
-makes senders white runs in one worker (`scans`).
+gate.db in units that nobody waits for (`backlog`); other workers hear of changes by notices and read them again.
+The scan that makes senders white runs in one worker (`scans`).
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_network
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from gatepost.aio.drive import Wire
-from gatepost.base.clock import Clock, Instant, later, seconds
+from gatepost.aio.offload import offload
+from gatepost.base.clock import MICROSECONDS, Clock, Instant
 from gatepost.base.ports import Log
 from gatepost.codec.mail.date import DAYS, MONTHS
-from gatepost.codec.spamd.dialogue import Dialogue, Offer
-from gatepost.db.unit import Database, NotCommitted, Notice, Step, Unit, Value
+from gatepost.codec.spamd.dialogue import Body, Dialogue, Header, Offer
+from gatepost.db.unit import Database, NotCommitted, Rows, Step, Value
 from gatepost.gate import sql
+from gatepost.gate.backlog import Backlog
 from gatepost.gate.decide import (
-    BRUTEFORCE,
+    BLACK_TABLES,
     GREYTRAP,
-    LISTED,
-    SPAMD,
     TABLE_NAMES,
     WHITE,
     Decision,
+    Look,
     Verdict,
     decide,
+    explain,
 )
 from gatepost.gate.grey import (
-    NET_ROWS_MAX,
-    ROWS_MAX,
-    TRAPPED,
-    Kind,
+    first_at_low_priority,
     first_offer,
-    is_low_priority_trap,
     net,
     outside,
     source,
     trap_name,
     tuple_key,
-    white_host,
 )
 from gatepost.gate.limits import SourceLimits
-from gatepost.gate.settings import GateSettings
-from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, parse_entry, parse_file
-from gatepost.gate.tarpit import NEARLY_FULL, Held
+from gatepost.gate.prefix import Prefix, number_of, parse_prefix, sender_prefix
+from gatepost.gate.scan import read_hosts, scan
+from gatepost.gate.settings import GateSettings, Ipv6, TooEarlyAction
+from gatepost.gate.steps import (
+    GREY_TOPIC,
+    TABLE_TOPIC,
+    check_limit_step,
+    entry_of,
+    entry_step,
+    low_priority_steps,
+    offer_step,
+    table_key,
+    table_news,
+    whiten_step,
+)
+from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, parse_file
+from gatepost.gate.tarpit import NEARLY_FULL, Connection, Held, Stance
 
-TABLE_TOPIC: Final = "table"
-GREY_TOPIC: Final = "grey"
-BACKLOG_MAX: Final = 20_000
-BATCH_STEPS: Final = 256
-GATHER_S: Final = 0.02
 TRAP_MESSAGE: Final = "Your address %A has mailed to spamtraps here\n"
+LISTS_TEXT_MAX: Final = 76  # spamd.c, loglists
+FRESH_S: Final = 0.05
+WHITE_S: Final = 1.0
+COUNTS_S: Final = 10.0
+STUMBLE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the gate did since its start; `held`, `black` and `waiting` are of now."""
+
+    held: int = 0
+    black: int = 0
+    taken: int = 0
+    """Connections held, in all."""
+    turned_away: int = 0
+    """Connections closed without a word: all places, or those of the source, were taken."""
+    offers: int = 0
+    trap_hits: int = 0
+    too_early: int = 0
+    banned: int = 0
+    promoted: int = 0
+    waiting: int = 0
+    forgotten: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a connection is decided as it is: the rules in their order, and the entries that hold the address."""
+
+    decision: Decision
+    looks: tuple[Look, ...]
+    entries: tuple[tuple[str, str], ...]
+    """(table, entry) of every table whose best match it is, holes with `!`."""
 
 
 class Gate:
@@ -78,332 +118,417 @@ class Gate:
         self._cut = cut
         self._scans = scans
         self._started = clock.now()
-        self._steps: asyncio.Queue[Step] = asyncio.Queue(BACKLOG_MAX)
+        self._backlog = Backlog(database, log, settings)
+        self._tables = Tables(settings.tables_max, TABLE_NAMES)
+        self._files: dict[str, list[Entry]] = {}
+        self._spamtraps: frozenset[str] = frozenset()
+        self._limits: dict[str, SourceLimits] = {}
+        self._held: dict[str, set[Held]] = {}
+        self._mailed: dict[str, int] = {}
         self._stale = asyncio.Event()
-        self._white_seen: dict[str, int] = {}
-        self._traps: frozenset[str] = frozenset()
-        self.held = 0
-        self.black = 0
+        self._stale_tables: set[int] = set()
+        self._stale_hosts = False
+        self._listens = self._loaded = False
+        self._counts = Counts()
         self.renew(settings)
 
     def renew(self, settings: GateSettings) -> None:
-        """Take other settings; sessions that are held go on as they began. Tables keep their content."""
-        self._settings = settings
-        self._exempt = tuple(ip_network(each, strict=False) for each in settings.exempt)
-        self._limits = {kind: SourceLimits(rate) for kind, rate in settings.rates.items()}
-        self._rates = settings.rates
-        old = getattr(self, "_tables", None)
-        self._tables = Tables(settings.tables_max, TABLE_NAMES)
-        for table in old or ():
-            self._tables.replace(table.name, table)
+        """Take other settings; held sessions go on as they began, tables keep their content. Then `start` again."""
+        self._settings = self._backlog.settings = settings
+        self._exempt = tuple(parse_prefix(each) for each in settings.exempt)
+        self._tables.limit = settings.tables_max
+        old = self._limits
+        self._limits = {
+            kind: old[kind] if kind in old and old[kind].settings == rate else SourceLimits(rate)
+            for kind, rate in settings.rates.items()
+        }
 
     # --- deciding -------------------------------------------------------------------------------------------
 
     def decide(self, ip: str, kind: str) -> Decision:
-        """Return what becomes of a new connection; asks memory only."""
-        return decide(ip, kind, self, self._settings, self._exempt)
+        """Return what becomes of a new connection, and count it; asks memory only."""
+        decision = decide(ip, kind, self, self._settings, self._exempt)
+        if decision.lists:
+            version, number = number_of(ip)
+            for name in decision.lists:
+                self._tables[name].count(version, number, passed=decision.verdict is Verdict.PASS)
+        return decision
 
-    def holds(self, table: str, version: int, whole: int) -> bool:
+    def holds(self, table: str, version: int, number: int) -> bool:
         """Tell whether an address, as a number, is in a table (of `decide`)."""
-        return table in self._tables and self._tables[table].holds(version, whole)
+        return table in self._tables and self._tables[table].holds(version, number)
+
+    def explain(self, ip: str, kind: str) -> Explanation:
+        """Say why a connection is decided as it is."""
+        matches = ((table.name, table.match(ip)) for table in self._tables)
+        return Explanation(
+            decide(ip, kind, self, self._settings, self._exempt),
+            explain(ip, kind, self, self._settings, self._exempt),
+            tuple((name, ("!" if match.negated else "") + match.text) for name, match in matches if match),
+        )
 
     def opened(self, ip: str, kind: str) -> str:
         """Count a connection against its kind's limits; return why it must go, or nothing. Then call `closed`."""
         limits = self._limits.get(kind)
-        if limits is None or any(_within(ip, network) for network in self._exempt):
+        if limits is None or self._is_exempt(ip):
             return ""
         reason = limits.opened(source(ip), self._clock.steady())
-        if reason and self._rates[kind].overload:
-            self._ban(ip, kind, reason)
+        if reason and limits.settings.overload:
+            self._ban(ip, kind, limits.settings.overload, reason)
         return reason
 
     def closed(self, ip: str, kind: str) -> None:
         """Count the end of a connection that `opened` was told of."""
         limits = self._limits.get(kind)
-        if limits is not None and not any(_within(ip, network) for network in self._exempt):
+        if limits is not None and not self._is_exempt(ip):
             limits.closed(source(ip))
 
     # --- holding --------------------------------------------------------------------------------------------
 
-    def hold(self, wire: Wire, decision: Decision) -> None:
+    def hold(self, wire: Connection, decision: Decision) -> None:
         """Speak to a grey or black client; beyond the places there are, close without a word (spamd's maxcon)."""
-        settings = self._settings
-        if self.held >= settings.connections:
-            wire.abort()
+        settings, ip = self._settings, wire.peer_ip
+        sender = source(ip)
+        if not self._has_place(ip, sender):
+            self._counts.turned_away += 1
+            wire.close()
             return
         is_black = decision.verdict is Verdict.BLACK
-        ip = wire.peer_ip
-        messages = tuple(self._message(name) for name in decision.lists)
-        dialogue = Dialogue(self._hostname, ip=ip, messages=messages, black=is_black, code=settings.refuse_code)
-        self.held += 1
-        self.black += is_black
-        stutter = float(settings.stutter)
-        if (not is_black and not settings.grey_stutter) or (is_black and self.black > settings.black_connections):
-            stutter = 0.0
+        self._counts.held += 1
+        self._counts.black += is_black
+        self._counts.taken += 1
         session = Held(
             wire,
-            dialogue,
+            Dialogue(
+                self._hostname,
+                ip=ip,
+                messages=[self._message(name) for name in decision.lists],
+                black=is_black,
+                code=settings.refuse_code,
+            ),
             self,
             ip=ip,
+            sender=sender,
             dialled=wire.local_ip,
             lists=decision.lists,
-            stutter=stutter,
-            quick_after=None if is_black else float(settings.grey_stutter),
-            timeout=float(settings.timeout),
+            stutter=self._stutter(is_black=is_black),
+            grey_stutter=settings.quick(settings.grey_stutter),
+            timeout=settings.quick(settings.timeout),
         )
-        lists = f", lists: {' '.join(decision.lists)}" if decision.lists else ""
-        self._log.info("gate", text=f"{ip}: connected ({self.held}/{self.black}){lists}", rule=decision.rule)
+        self._held.setdefault(sender, set()).add(session)
+        lists = f", lists:{lists_text(decision.lists)}" if decision.lists else ""
+        told = f"{ip}: connected ({self._counts.held}/{self._counts.black}){lists}"
+        self._log.info("gate", text=told, rule=decision.rule)
         wire.attach(session)
-        session.greet(dialogue.greet(_ctime(self._clock.now())))
+        session.begin(session.banner(ctime(self._clock.now()), settings.banner))
+
+    def counts(self) -> Counts:
+        """Return the counters."""
+        self._counts.waiting, self._counts.forgotten = len(self._backlog), self._backlog.forgotten
+        return self._counts
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return how many entries each table has."""
+        return self._tables.sizes()
+
+    # What held sessions ask (tarpit.House)
 
     def steady(self) -> float:
-        """Return the clock of deadlines (House)."""
+        """Return the clock of deadlines."""
         return self._clock.steady()
 
+    def soon(self, delay: float, call: Callable[[], None]) -> None:
+        """Call back after a delay finer than the wheel's."""
+        asyncio.get_running_loop().call_later(delay, call)
+
     def nearly_full(self) -> bool:
-        """Tell whether whole pieces are written (House)."""
-        return self.held + NEARLY_FULL >= self._settings.connections
-
-    def left(self, session: Held) -> None:
-        """A held client is gone (House)."""
-        self.held -= 1
-        self.black -= session.black
-        lasted = int(self._clock.steady() - session.began)
-        lists = f" lists: {' '.join(session.lists)}" if session.lists else ""
-        self._log.info("gate", text=f"{session.ip}: disconnected after {lasted} seconds.{lists}")
-
-    def header_seen(self, session: Held, line: bytes) -> None:
-        """A header line of a black client's body (House)."""
-        self._log.info("gate", text=f"{session.ip}: {line.decode('utf-8', 'replace')[:200]}")
+        """Tell whether whole pieces are written."""
+        return self._counts.held + NEARLY_FULL >= self._settings.connections
 
     def offered(self, session: Held, offer: Offer) -> None:
-        """A tuple was offered (House): remember it, unless the client is on a list."""
-        kind = "BLACK" if session.black else "GREY"
-        said = f"{offer.sender.decode('utf-8', 'replace')} -> {offer.recipient.decode('utf-8', 'replace')}"
-        self._log.info("gate", text=f"({kind}) {session.ip}: {said}")
-        if not session.black:
-            self._remember(session.ip, session.dialled, offer, self._clock.now())
+        """A tuple was offered: remember it, unless the client is on a list or gave itself away."""
+        black = session.stance is Stance.BLACK
+        self._tell(session, f"({'BLACK' if black else 'GREY'}) {session.ip}: ", offer.sender, offer.recipient)
+        if session.stance is Stance.GREY:
+            self._remember(session.sender, session.dialled, offer, self._clock.now())
+
+    def overheard(self, session: Held, event: Header | Body) -> None:
+        """A black client sent a line of its mail."""
+        lead = "" if isinstance(event, Header) else "Body: "
+        self._tell(session, f"{session.ip}: {lead}", event.line, debug=isinstance(event, Body))
+
+    def too_early(self, session: Held) -> None:
+        """A client spoke before its banner was said."""
+        self._counts.too_early += 1
+        action = self._settings.too_early
+        if session.stance is not Stance.GREY or action is TooEarlyAction.IGNORE:
+            return
+        session.stance = Stance.SUSPECT
+        if action is TooEarlyAction.REFUSE:
+            session.refuse()
+        self._log.info("gate", text=f"{session.ip}: spoke before its banner", action=action.value)
+
+    def left(self, session: Held) -> None:
+        """A held client is gone."""
+        self._counts.held -= 1
+        self._counts.black -= session.stance is Stance.BLACK
+        held = self._held.get(session.sender, set())
+        held.discard(session)
+        if not held:
+            self._held.pop(session.sender, None)
+        lasted = int(self._clock.steady() - session.began)
+        lists = f" lists:{lists_text(session.lists)}" if session.lists else ""
+        self._log.info("gate", text=f"{session.ip}: disconnected after {lasted} seconds.{lists}")
 
     # --- learning -------------------------------------------------------------------------------------------
 
     def mailed_us(self, ip: str) -> None:
-        """A white sender connected: its white time begins anew (spamlogd, inbound)."""
-        if not any(_within(ip, network) for network in self._exempt):
-            self._white_seen[source(ip)] = self._white_seen.get(source(ip), 0) + 1
+        """A white sender connected on port 25: its white time begins anew (spamlogd, inbound)."""
+        version, number = number_of(ip)
+        if version == 6 and self._settings.ipv6 is not Ipv6.GREYLIST:
+            return
+        if not any(network.holds(version, number) for network in self._exempt):
+            sender = sender_prefix(version, number).text
+            self._mailed[sender] = self._mailed.get(sender, 0) + 1
 
     def contacted(self, ip: str) -> None:
-        """We connected to a mail server: its answers are not greylisted (spamlogd, outbound)."""
+        """We connect to a mail server: its answers are not greylisted (spamlogd, outbound)."""
         self.mailed_us(ip)
 
     async def start(self) -> None:
-        """Read everything; raises BadEntry or TableFull for a file that cannot be used."""
-        await self._read_tables()
+        """Read everything, again after `renew`; raises BadEntry or TableFull for a file that cannot be used."""
+        if not self._listens:
+            self._listens = True
+            self._database.listen(TABLE_TOPIC, self._heard_of_table)
+            self._database.listen(GREY_TOPIC, self._heard_of_hosts)
+        now = self._clock.now()
+        self._files = {
+            name: await offload(_read_file, Path(path), now) for name, path in self._settings.tables.items()
+        }
+        for name in await self._table_names():
+            await self._read_table(name)
         await self._read_hosts()
-        self._database.listen(TABLE_TOPIC, lambda _: self._stale.set())
-        self._database.listen(GREY_TOPIC, lambda _: self._stale.set())
+        self._loaded = True
 
     async def run(self) -> None:
         """Write what is learnt, read what others changed, scan; until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._write())
-            group.create_task(self._keep_fresh())
-            group.create_task(self._keep_white())
+            group.create_task(self._backlog.run())
+            group.create_task(self._ever(FRESH_S, self.refresh, self._stale.wait))
+            group.create_task(self._ever(WHITE_S, self._learn_mailed))
+            group.create_task(self._ever(COUNTS_S, self._learn_counts))
             if self._scans:
                 group.create_task(self._keep_scanning())
 
     async def scan(self, now: Instant) -> int:
-        """Look the greylist through once (spamd.8): drop what expired, make white what passed; return how many."""
-        rows = await self._database.read_long(sql.PASSED, {"now": now})
-        steps = [Step(sql.EXPIRE, {"now": now})]
-        done: set[str] = set()
-        for row in rows:
-            ip, network, first, passes, blocked = (str(row[0]), str(row[1]), *(int(str(each)) for each in row[2:]))
-            if ip in done:
-                continue
-            done.add(ip)
-            if self._listed(ip):
-                self._log.info("gate", text=f"{ip}: blacklisted, removing from whitelist")
-                steps.append(Step(sql.DROP_GREY, {"ip": ip}))
-                continue
-            host = white_host(ip, Instant(first), Instant(passes), blocked, now, self._settings)
-            steps.append(
-                put_step(host.key, host.kind, ip, network, host.first, host.passes, host.expires, blocked, 0)
-            )
-        count = (await self._database.read_long(sql.COUNT, {}))[0][0]
-        if isinstance(count, int) and count > ROWS_MAX:
-            steps.append(Step(sql.CAP, {"now": now, "count": count - ROWS_MAX}))
-        await self._database.commit(Unit(tuple(steps), (Notice(GREY_TOPIC),)))
-        return len(done)
+        """Look the greylist through once; return how many hosts became white. Raises NotCommitted."""
+        found = await scan(self._database, self._settings, self._is_listed, now)
+        for ip in found.unlisted:
+            self._log.info("gate", text=f"{ip}: blacklisted, removing from whitelist")
+        self._counts.promoted += len(found.promoted)
+        return len(found.promoted)
+
+    async def flush(self) -> None:
+        """Write what was learnt, now."""
+        await self._learn_mailed()
+        await self._backlog.write(once=True)
+
+    async def refresh(self) -> None:
+        """Read what others changed."""
+        self._stale.clear()
+        keys, self._stale_tables = self._stale_tables, set()
+        hosts, self._stale_hosts = self._stale_hosts, False
+        if keys:
+            for name in await self._table_names():
+                if table_key(name) in keys:
+                    await self._read_table(name)
+        if hosts:
+            await self._read_hosts()
 
     # --- private --------------------------------------------------------------------------------------------
 
-    def _remember(self, ip: str, dialled: str, offer: Offer, now: Instant) -> None:
-        settings, who = self._settings, source(ip)
-        name = trap_name(offer.recipient)
-        trap = (
-            outside(name, settings.trap_domains)
-            or name in self._traps
-            or is_low_priority_trap(dialled, self._started, now, settings)
-        )
-        key = tuple_key(who, offer.helo, offer.sender, offer.recipient)
-        record = first_offer(key, who, now, settings, trap=trap)
-        step = Step(
-            sql.SEEN,
-            {
-                "key": record.key,
-                "kind": record.kind.value,
-                "ip": who,
-                "net": net(who),
-                "now": now,
-                "expire": record.expires,
-                "passed": record.passed,
-                "pass_time": seconds(settings.pass_time),
-                "net_max": NET_ROWS_MAX,
-            },
-        )
-        self._later(step)
+    def _is_exempt(self, ip: str) -> bool:
+        version, number = number_of(ip)
+        return any(network.holds(version, number) for network in self._exempt)
 
-    def _later(self, step: Step) -> None:
-        try:
-            self._steps.put_nowait(step)
-        except asyncio.QueueFull:
-            self._log.warning("gate_backlog_full", waiting=BACKLOG_MAX)
+    def _is_listed(self, version: int, number: int) -> bool:
+        return any(self.holds(name, version, number) for name in BLACK_TABLES)
 
-    def _ban(self, ip: str, kind: str, reason: str) -> None:
-        who, now, name = source(ip), self._clock.now(), self._rates[kind].overload
-        entry = parse_entry(who, now)
-        if name not in self._tables or not self._tables[name].add(entry):
-            return
-        self._log.warning("gate_banned", ip=ip, listener=kind, table=name, reason=reason)
-        self._later(entry_step(name, entry))
-        self._cut(who)
+    def _has_place(self, ip: str, sender: str) -> bool:
+        settings = self._settings
+        if self._counts.held >= settings.connections:
+            return False
+        if not settings.source_connections or self._is_exempt(ip):
+            return True
+        return len(self._held.get(sender, ())) < settings.source_connections
 
-    def _listed(self, ip: str) -> bool:
-        address = ip_network(ip).network_address
-        return any(self.holds(name, address.version, int(address)) for name in (LISTED, SPAMD, BRUTEFORCE))
+    def _stutter(self, *, is_black: bool) -> float:
+        settings = self._settings
+        if not settings.grey_stutter and not is_black:
+            return 0.0
+        if is_black and self._counts.black > settings.black_places:
+            return 0.0
+        return settings.quick(settings.stutter)
 
     def _message(self, table: str) -> str:
-        if table == GREYTRAP:
-            return TRAP_MESSAGE
-        return self._settings.messages.get(table, "")
+        return self._settings.messages.get(table, TRAP_MESSAGE if table == GREYTRAP else "")
 
-    async def _write(self) -> None:
-        while True:
-            steps = [await self._steps.get()]
-            await asyncio.sleep(GATHER_S)
-            while len(steps) < BATCH_STEPS and not self._steps.empty():
-                steps.append(self._steps.get_nowait())
-            notices = (Notice(TABLE_TOPIC),) if any(step.statement is sql.ADD_ENTRY for step in steps) else ()
-            await self._commit(steps, notices)
+    def _tell(self, session: Held, lead: str, *words: bytes, debug: bool = False) -> None:
+        if self._settings.verbose:
+            text = lead + " -> ".join(printable(word) for word in words)
+            (self._log.debug if debug else self._log.info)("gate", text=text)
 
-    async def _commit(self, steps: Sequence[Step], notices: tuple[Notice, ...]) -> None:
+    def _remember(self, sender: str, dialled: str, offer: Offer, now: Instant) -> None:
+        settings = self._settings
+        name = trap_name(offer.recipient)
+        trap = outside(name, settings.trap_domains) or name in self._spamtraps
+        key = tuple_key(sender, offer.helo, offer.sender, offer.recipient)
+        fresh = first_offer(key, sender, now, settings, trap=trap)
+        self._counts.offers += 1
+        self._counts.trap_hits += trap
+        if not trap and first_at_low_priority(dialled, self._started, now, settings):
+            host = first_offer(key, sender, now, settings, trap=True)
+            self._backlog.learn(*low_priority_steps(key, host, now, settings))
+        else:
+            self._backlog.learn(offer_step(fresh, now, settings))
+            self._backlog.offered(net(sender))
+
+    def _ban(self, ip: str, kind: str, name: str, reason: str) -> None:
+        """Put a source into the overload table, and end all its connections (`overload <t> flush global`)."""
+        sender = sender_prefix(*number_of(ip))
+        entry = Entry(sender, since=self._clock.now(), note=f"{kind}: {reason}")
+        if name not in self._tables or sender in self._tables[name]:
+            return
         try:
-            await self._database.commit(Unit(tuple(steps), notices))
-        except NotCommitted as error:
-            self._log.warning("gate_not_written", steps=len(steps), error=str(error))
+            self._tables.check_room(1)
+        except TableFull as full:
+            self._log.error("gate_table_full", table=name, error=str(full))
+            return
+        self._tables[name].add(entry)
+        self._counts.banned += 1
+        self._log.warning("gate_banned", ip=ip, listener=kind, table=name, reason=reason)
+        self._backlog.commit(
+            (entry_step(name, entry), check_limit_step(self._settings.tables_max)), table_news(name)
+        )
+        self._flush_global(sender)
 
-    async def _keep_fresh(self) -> None:
-        while True:
-            await self._stale.wait()
-            await asyncio.sleep(0.05)
-            self._stale.clear()
-            try:
-                await self._read_tables()
-            except (BadEntry, TableFull, OSError) as wrong:
-                self._log.error("gate_table_kept", error=str(wrong))
-            await self._read_hosts()
+    def _flush_global(self, sender: Prefix) -> None:
+        for session in tuple(self._held.get(sender.text, ())):
+            session.cut_off()
+        self._cut(sender.text)
 
-    async def _keep_white(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            seen, self._white_seen = self._white_seen, {}
-            expire = later(self._clock.now(), seconds(self._settings.white_time))
-            now = self._clock.now()
-            for ip, times in seen.items():
-                params: dict[str, Value] = {
-                    "key": ip.encode(),
-                    "ip": ip,
-                    "net": net(ip),
-                    "now": now,
-                    "expire": expire,
-                    "times": times,
-                }
-                self._later(Step(sql.WHITEN, params))
+    def _heard_of_table(self, key: int) -> None:
+        self._stale_tables.add(key)
+        self._stale.set()
 
-    async def _keep_scanning(self) -> None:
-        while True:
-            try:
-                await self.scan(self._clock.now())
-            except NotCommitted as error:
-                self._log.warning("gate_not_scanned", error=str(error))
-            await asyncio.sleep(self._settings.scan_interval)
+    def _heard_of_hosts(self, _: int) -> None:
+        self._stale_hosts = True
+        self._stale.set()
 
-    async def _read_tables(self) -> None:
-        """Fill the tables anew from their files and the database; the files are read off the loop."""
-        fresh: dict[str, list[Entry]] = {name: [] for name in (*TABLE_NAMES, *self._settings.tables)}
-        for name, path in self._settings.tables.items():
-            text = await asyncio.to_thread(Path(path).read_text, "utf-8")
-            try:
-                fresh[name] += parse_file(text)
-            except BadEntry as wrong:
-                raise BadEntry(f"{path}: {wrong}") from wrong
-        for row in await self._database.read_long(sql.ENTRIES, {}):
-            fresh.setdefault(str(row[0]), []).append(entry_of(str(row[1]), bool(row[2]), int(str(row[3]))))
-        for name, entries in fresh.items():
-            if name not in (WHITE, GREYTRAP) or entries:
-                self._tables.replace(name, entries)
+    async def _table_names(self) -> Sequence[str]:
+        """Return the tables that there are but for the two that the greylist makes."""
+        made = [str(row[0]) for row in await self._database.read_long(sql.MADE_TABLES, {})]
+        names = dict.fromkeys((*TABLE_NAMES, *self._settings.tables, *made))
+        overloads = (rate.overload for rate in self._settings.rates.values() if rate.overload)
+        return [name for name in (*names, *overloads) if name not in (WHITE, GREYTRAP)]
+
+    async def _read_table(self, name: str) -> None:
+        """Fill a table anew from its file and the database, off the loop; TableFull keeps the old."""
+        rows = await self._database.read_long(sql.ENTRIES, {"tbl": name})
+        table, noted = await offload(_table_of, name, self._files.get(name, ()), rows)
+        old = self._tables[name] if name in self._tables else Table(name)
+        self._tables.replace(table)
+        if self._loaded and name in {rate.overload for rate in self._settings.rates.values()}:
+            for sender in noted:
+                if sender not in old:  # another worker's source limits put it there
+                    self._flush_global(sender)
 
     async def _read_hosts(self) -> None:
         """Replace the white and the trapped hosts, wholly, as spamd replaces its tables."""
+        hosts = await read_hosts(self._database, self._clock.now())
+        self._spamtraps = hosts.spamtraps
+        self._tables.replace(hosts.trapped)
+        self._tables.replace(hosts.white)
+
+    async def _learn_mailed(self) -> None:
+        mailed, self._mailed = self._mailed, {}
         now = self._clock.now()
-        white, trapped = Table(WHITE), Table(GREYTRAP)
-        for row in await self._database.read_long(sql.HOSTS, {"now": now}):
-            (trapped if row[1] == TRAPPED else white).add(parse_entry(str(row[0]), now))
-        self._tables.replace(WHITE, white)
-        self._tables.replace(GREYTRAP, trapped)
-        rows = await self._database.read_long(sql.TRAPS, {})
-        self._traps = frozenset(row[0].decode("utf-8", "replace") for row in rows if isinstance(row[0], bytes))
+        for sender, times in mailed.items():
+            self._backlog.learn(whiten_step(sender, times, now, self._settings))
+
+    async def _learn_counts(self) -> None:
+        for table in self._tables:
+            for network, (blocked, passed) in table.take_counts().items():
+                if table.name not in (WHITE, GREYTRAP):
+                    params: dict[str, Value] = {"tbl": table.name, "network": network.text}
+                    self._backlog.learn(Step(sql.COUNT_HITS, params | {"blocked": blocked, "passed": passed}))
+
+    async def _keep_scanning(self) -> None:
+        async def look() -> None:
+            await self.scan(self._clock.now())
+
+        while True:
+            await self._survive(look)
+            await asyncio.sleep(self._settings.quick(self._settings.scan_interval))
+
+    async def _ever(
+        self,
+        pause: float,
+        work: Callable[[], Awaitable[None]],
+        wanted: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """Do `work` for ever, each time `pause` after it is wanted."""
+        while True:
+            if wanted is not None:
+                await wanted()
+            await asyncio.sleep(pause)
+            await self._survive(work)
+
+    async def _survive(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` once; the gate goes on when it fails, with what it knew before."""
+        try:
+            await work()
+        except (NotCommitted, BadEntry, TableFull, OSError) as error:
+            self._log.error("gate_work_failed", work=work.__name__, error=str(error))
+        except Exception:
+            self._log.exception("gate_work_failed", work=work.__name__)
+            await asyncio.sleep(STUMBLE_S)
 
 
-def put_step(
-    key: bytes, kind: Kind, ip: str, network: str, first: int, passes: int, expires: int, blocked: int, passed: int
-) -> Step:
-    return Step(
-        sql.PUT,
-        {
-            "key": key,
-            "kind": kind.value,
-            "ip": ip,
-            "net": network,
-            "first": first,
-            "pass": passes,
-            "expire": expires,
-            "blocked": blocked,
-            "passed": passed,
-        },
-    )
+def lists_text(names: Sequence[str]) -> str:
+    """Return lists' names for the log, each with a blank before it; what is too long is ` ...`."""
+    text = ""
+    for name in names:
+        if len(text) + len(name) + 1 >= LISTS_TEXT_MAX:
+            return text + " ..."
+        text += f" {name}"
+    return text
 
 
-def entry_step(table: str, entry: Entry) -> Step:
-    params: dict[str, Value] = {
-        "tbl": table,
-        "network": str(entry.network),
-        "negated": int(entry.negated),
-        "since": entry.since,
-    }
-    return Step(sql.ADD_ENTRY, params)
+def printable(octets: bytes) -> str:
+    """Return what a client sent as text that cannot command a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in octets.decode("utf-8", "replace")[:1023])
 
 
-def entry_of(network: str, negated: bool, since: int) -> Entry:
-    return Entry(ip_network(network), negated, Instant(since))
+def ctime(now: Instant) -> str:
+    """Return a date in ctime's form, UTC: `Wed Jun  3 21:49:08 2015`."""
+    return _ctime(now // MICROSECONDS)
 
 
-def _within(ip: str, network: object) -> bool:
-    address = ip_network(ip).network_address
-    return getattr(network, "version", 0) == address.version and address in network  # type: ignore[operator]
-
-
-def _ctime(now: Instant) -> str:
-    """Return the banner's date in ctime's form, UTC: `Wed Jun  3 21:49:08 2015`."""
-    at = datetime.fromtimestamp(now / 1_000_000, UTC)
+@lru_cache(maxsize=4)
+def _ctime(second: int) -> str:
+    at = datetime.fromtimestamp(second, UTC)
     return f"{DAYS[at.weekday()]} {MONTHS[at.month - 1]} {at.day:>2} {at:%H:%M:%S} {at.year}"
+
+
+def _read_file(path: Path, now: Instant) -> list[Entry]:
+    try:
+        return parse_file(path.read_text("utf-8"), now)
+    except (BadEntry, UnicodeDecodeError) as wrong:
+        raise BadEntry(f"{path}: {wrong}") from wrong
+
+
+def _table_of(name: str, file: Sequence[Entry], rows: Rows) -> tuple[Table, list[Prefix]]:
+    """Return a table made of a file's entries and the database's, and the entries that limits made."""
+    entries = [entry_of(row) for row in rows]
+    return Table(name, (*file, *entries)), [entry.network for entry in entries if entry.note]

@@ -8,19 +8,20 @@ any offer to a spamtrap --> TRAPPED (the host) for trap_time --> nothing
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from ipaddress import IPv6Network, ip_address, ip_network
+from hashlib import blake2b
 from typing import Final
 
 from gatepost.base.address import fold
 from gatepost.base.clock import Instant, later, seconds
+from gatepost.base.units import Seconds
+from gatepost.gate.prefix import NET_LENGTHS, cut, number_of, parse_prefix, sender_prefix
 from gatepost.gate.settings import GateSettings
 
 TRAPPED: Final = -1  # of `passed`, as in spamd's database
 SPAMTRAP: Final = -2
-ROWS_MAX: Final = 1_000_000
-NET_ROWS_MAX: Final = 1_000
 NEVER: Final = Instant((1 << 63) - 1)
-STARTING_GRACE: Final = seconds(60)
+WHITE_BY_HAND: Final = seconds(36 * 86_400)  # spamdb -a, whatever spamd's own -G says
+STARTING_GRACE: Final = Seconds(60)
 
 
 class State(Enum):
@@ -65,15 +66,18 @@ class Record:
 
 def source(ip: str) -> str:
     """Return what counts as one sender: an IPv4 address, or the /64 of an IPv6 one."""
-    address = ip_address(ip)
-    return str(address) if address.version == 4 else str(ip_network((int(address) >> 64 << 64, 64)))
+    return sender_prefix(*number_of(ip)).text
 
 
 def net(ip: str) -> str:
-    """Return the network whose records are counted together: /24 or /48."""
-    network = ip_network(ip)
-    length = 48 if isinstance(network, IPv6Network) else 24
-    return str(network if network.prefixlen < length else network.supernet(new_prefix=length))
+    """Return the network of a sender whose records are counted together: /24 or /48."""
+    prefix = parse_prefix(ip)
+    return cut(prefix.version, prefix.number, min(prefix.length, NET_LENGTHS[prefix.version])).text
+
+
+def digest(key: bytes) -> bytes:
+    """Return what a record is found by: keys may be 3 KB long, too long for an index."""
+    return blake2b(key, digest_size=16).digest()
 
 
 def tuple_key(ip: str, helo: bytes, sender: bytes, recipient: bytes) -> bytes:
@@ -92,30 +96,73 @@ def outside(name: str, domains: tuple[str, ...]) -> bool:
     return bool(domains) and not any(name.endswith(fold(domain)) for domain in domains)
 
 
-def seen(record: Record | None, fresh: Record, now: Instant, settings: GateSettings) -> Record:
-    """Return the record after one more offer; `fresh` is what a first one makes."""
-    if record is None:
-        return fresh
-    passes = now if record.first + seconds(settings.pass_time) < now else record.passes
-    return replace(record, blocked=record.blocked + 1, passed=fresh.passed, passes=passes)
-
-
 def first_offer(key: bytes, ip: str, now: Instant, settings: GateSettings, *, trap: bool) -> Record:
-    """Return the record that a first offer makes: of the tuple, or of the trapped host."""
-    life = settings.trap_time if trap else settings.grey_time
-    expires = later(now, seconds(life))
+    """Return the record that a first offer makes: of the tuple, or of the trapped host.
+
+    `passes` begins as `expires`: only a retry makes a tuple pass, never mere waiting.
+    """
+    expires = later(now, settings.micro(settings.trap_time if trap else settings.grey_time))
     if trap:
         return Record(ip.encode(), Kind.HOST, ip, now, expires, expires, passed=TRAPPED)
     return Record(key, Kind.TUPLE, ip, now, expires, expires)
 
 
-def white_host(
-    ip: str, first: Instant, passes: Instant, blocked: int, now: Instant, settings: GateSettings
-) -> Record:
-    """Return the record of a host whose tuple passed."""
-    return Record(ip.encode(), Kind.HOST, ip, first, passes, later(now, seconds(settings.white_time)), blocked)
+def seen(record: Record | None, fresh: Record, now: Instant, settings: GateSettings) -> Record:
+    """Return the record after one more offer; `fresh` is what a first one makes. It never lasts longer for it."""
+    if record is None:
+        return fresh
+    passes = now if record.first + settings.micro(settings.pass_time) < now else record.passes
+    return replace(record, blocked=record.blocked + 1, passed=fresh.passed, passes=passes)
 
 
-def is_low_priority_trap(dialled: str, started: Instant, now: Instant, settings: GateSettings) -> bool:
-    """Tell whether a new tuple came to the least preferred MX first (spamd -M), a minute after our start."""
-    return bool(settings.low_priority_mx) and dialled == settings.low_priority_mx and now > started + STARTING_GRACE
+def expired(record: Record, now: Instant) -> bool:
+    """Tell whether the scan drops it."""
+    return record.kind is not Kind.TRAP and record.expires <= now
+
+
+def has_passed(record: Record, now: Instant) -> bool:
+    """Tell whether the scan makes its host white, unless that is trapped or listed."""
+    return record.kind is not Kind.TRAP and record.passed >= 0 and record.passes <= now < record.expires
+
+
+def promoted(record: Record, now: Instant, settings: GateSettings) -> Record:
+    """Return the record of a host whose tuple passed: the tuple's, for `white_time` from now."""
+    expires = later(now, settings.micro(settings.white_time))
+    return replace(record, key=record.ip.encode(), kind=Kind.HOST, expires=expires, passed=0)
+
+
+def white_by_hand(record: Record | None, ip: str, now: Instant) -> Record:
+    """Return a host's record after spamdb -a."""
+    expires = later(now, WHITE_BY_HAND)
+    if record is None:
+        return Record(ip.encode(), Kind.HOST, ip, now, now, expires)
+    return replace(record, passes=now, expires=expires, passed=record.passed + 1)
+
+
+def trapped_by_hand(record: Record | None, ip: str, now: Instant, settings: GateSettings) -> Record:
+    """Return a host's record after spamdb -t -a."""
+    expires = later(now, settings.micro(settings.trap_time))
+    if record is None:
+        return Record(ip.encode(), Kind.HOST, ip, now, now, expires, passed=TRAPPED)
+    return replace(record, passes=now, expires=expires, passed=TRAPPED)
+
+
+def mailed(record: Record | None, ip: str, now: Instant, settings: GateSettings) -> Record:
+    """Return a host's record after it mailed us, or we contacted it (spamlogd): white at once, and for longer.
+
+    A trapped host stays trapped; spamlogd would make it white.
+    """
+    expires = later(now, settings.micro(settings.white_time))
+    if record is None:
+        return Record(ip.encode(), Kind.HOST, ip, now, now, expires)
+    if record.passed < 0:
+        return record
+    return replace(record, expires=expires, passed=record.passed + 1)
+
+
+def first_at_low_priority(dialled: str, started: Instant, now: Instant, settings: GateSettings) -> bool:
+    """Tell whether a tuple never seen before is a trap here: no mail server begins at the least preferred MX
+    (spamd -M), but in our first minute we may have missed its attempt at the others.
+    """
+    grace = settings.micro(STARTING_GRACE)
+    return bool(settings.low_priority_mx) and dialled == settings.low_priority_mx and now > started + grace

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gatepost.base.clock import seconds
 from gatepost.base.units import Seconds
+from gatepost.codec.spamd.dialogue import DEFAULT_NAME
 
 
 class Ipv6(Enum):
@@ -13,6 +15,14 @@ class Ipv6(Enum):
     BYPASS = "bypass"
     GREYLIST = "greylist"
     BLOCK = "block"
+
+
+class TooEarlyAction(Enum):
+    """What becomes of a grey client that speaks before its banner was said."""
+
+    IGNORE = "ignore"
+    TARPIT = "tarpit"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,7 @@ class RateSettings:
     """New ones within `within`; 0 is no limit."""
 
     within: Seconds = Seconds(5)
-    """The time in which `count` is meant."""
+    """The time in which `count` is meant, in whole seconds."""
 
     overload: str = "bruteforce"
     """The table that an offender is put into; empty only closes the connection."""
@@ -40,13 +50,13 @@ def _article_rates() -> Mapping[str, RateSettings]:
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """Who may speak, and how fast: `[gate]`. The defaults are spamd's, but for the white list's names."""
+    """Who may speak, and how fast: `[gate]`. The defaults are spamd's, and the article's rules."""
 
     greylist: bool = True
     """Meet senders that no table knows with the greylist; false lets them through."""
 
     exempt: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
-    """Networks that are never greylisted, limited or banned."""
+    """Networks that are never greylisted, limited or banned (PF's `set skip on lo`, and networks of your own)."""
 
     ipv6: Ipv6 = Ipv6.BYPASS
     """`bypass`: IPv6 senders go straight to the mail server; `greylist` them by /64, or `block` them."""
@@ -76,19 +86,39 @@ class GateSettings:
     """Grey and black connections held at the same time in one worker; more are closed without a word (spamd -c)."""
 
     black_connections: int = 9_900
-    """Above this many black ones, further black senders are no longer stuttered at (spamd -B)."""
+    """Above this many black ones, further black senders are no longer stuttered at (spamd -B); where it is not
+    below `connections`, it is 100 less than those."""
+
+    source_connections: int = 5
+    """Held at the same time of one IPv4 address or IPv6 /64; 0 is no limit."""
 
     timeout: Seconds = Seconds(400)
     """How long a held client may take for a line."""
 
+    too_early: TooEarlyAction = TooEarlyAction.TARPIT
+    """A grey client that speaks before its banner is no mail server. `ignore` that as spamd does; `tarpit`: stutter
+    to its end and do not remember its attempts; or `refuse` it with 554."""
+
+    banner: str = DEFAULT_NAME
+    """What stands behind ESMTP in the banner (spamd -n)."""
+
     refuse_code: int = 450
     """What a black sender is answered: 450, or 550 (spamd -5)."""
+
+    verbose: bool = True
+    """Log senders, recipients and header lines of held clients (spamd -v): personal data."""
 
     trap_domains: tuple[str, ...] = ()
     """When not empty, every recipient that does not end in one of these is a spamtrap (spamd.alloweddomains)."""
 
     low_priority_mx: str = ""
     """The address of our least preferred MX: who comes there first writes to a trap (spamd -M)."""
+
+    rows: int = 1_000_000
+    """Records the greylist holds at most; beyond, those that did not come back go first, the oldest first."""
+
+    net_rows: int = 1_000
+    """The same for one /24 or IPv6 /48."""
 
     tables_max: int = 400_000
     """Entries of all tables together."""
@@ -102,10 +132,32 @@ class GateSettings:
     rates: Mapping[str, RateSettings] = field(default_factory=_article_rates)
     """Limits a source by kind of listener."""
 
+    scale: float = 1.0
+    """Run all times above this many times faster, but those of `rates`: for demonstrations."""
+
     def __post_init__(self) -> None:
         if self.refuse_code not in (450, 550):
             raise ValueError("refuse_code is 450 or 550")
         if not 0 <= self.stutter <= 10:
             raise ValueError("stutter must be between 0 and 10 s")
+        if not 0 <= self.grey_stutter <= 90:
+            raise ValueError("grey_stutter must be between 0 and 90 s")
         if self.grey_time <= self.pass_time:
             raise ValueError("grey_time must be longer than pass_time, or no retry would ever count")
+        if self.scale <= 0:
+            raise ValueError("scale must be more than 0")
+
+    def quick(self, length: Seconds) -> float:
+        """Return a length of time in seconds, scaled."""
+        return length / self.scale
+
+    def micro(self, length: Seconds) -> int:
+        """Return a length of time in microseconds, scaled."""
+        return seconds(length / self.scale)
+
+    @property
+    def black_places(self) -> int:
+        """How many black connections are stuttered at."""
+        if self.black_connections < self.connections:
+            return self.black_connections
+        return max(0, self.connections - 100)

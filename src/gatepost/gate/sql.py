@@ -5,71 +5,170 @@ from typing import Final
 from gatepost.db.migrate import load_schema
 from gatepost.db.unit import Schema, Statement
 
-# One more attempt of a tuple or a trapped host: `grey.seen` says the same as a pure function.
+_COLUMNS: Final = "digest, key, kind, ip, net, first, pass, expire, seen, blocked, passed"
+
+# One more offer of a tuple or by a trapped host: what `grey.seen` says, without a read.
 SEEN: Final = Statement(
     "gate.seen",
-    "INSERT INTO grey (key, kind, ip, net, first, pass, expire, blocked, passed)"
-    " SELECT :key, :kind, :ip, :net, :now, :expire, :expire, 1, :passed"
-    " WHERE :kind <> 0 OR (SELECT COUNT(*) FROM grey WHERE grey.net = :net) < :net_max"
-    " ON CONFLICT (key) DO UPDATE SET blocked = grey.blocked + 1, passed = :passed,"
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608  (our own words)
+    " VALUES (:digest, :key, :kind, :ip, :net, :now, :expire, :expire, :now, 1, :passed)"
+    " ON CONFLICT (digest) DO UPDATE SET blocked = grey.blocked + 1, passed = :passed, seen = :now,"
     " pass = CASE WHEN grey.first + :pass_time < :now THEN :now ELSE grey.pass END",
 )
-# A host is white from now on, or for longer; a trapped one stays trapped when it only mails us.
+# An offer at the least preferred MX: a host whose tuple was never seen before is trapped anew.
+TRAP_NEW: Final = Statement(
+    "gate.trap_new",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " SELECT :digest, CAST(:key AS {OCTETS}), 1, CAST(:ip AS TEXT), CAST(:net AS TEXT), CAST(:now AS BIGINT),"
+    " CAST(:expire AS BIGINT), CAST(:expire AS BIGINT), CAST(:now AS BIGINT), 1, -1"
+    " WHERE NOT EXISTS (SELECT 1 FROM grey t WHERE t.digest = :tuple)"
+    " ON CONFLICT (digest) DO UPDATE SET first = excluded.first, pass = excluded.pass, expire = excluded.expire,"
+    " seen = excluded.seen, blocked = 1, passed = -1",
+)
+# The same offer, of a tuple that is known: it is an offer like others.
+SEEN_AGAIN: Final = Statement(
+    "gate.seen_again",
+    "UPDATE grey SET blocked = grey.blocked + 1, passed = 0, seen = :now,"
+    " pass = CASE WHEN grey.first + :pass_time < :now THEN :now ELSE grey.pass END WHERE digest = :digest",
+)
+# `grey.mailed`, `times` at once.
 WHITEN: Final = Statement(
     "gate.whiten",
-    "INSERT INTO grey (key, kind, ip, net, first, pass, expire, blocked, passed)"
-    " VALUES (:key, 1, :ip, :net, :now, :now, :expire, 1, 0)"
-    " ON CONFLICT (key) DO UPDATE SET passed = grey.passed + :times, expire = :expire WHERE grey.passed >= 0",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, 1, :ip, :net, :now, :now, :expire, :now, 1, :times - 1)"
+    " ON CONFLICT (digest) DO UPDATE SET passed = grey.passed + :times, expire = :expire, seen = :now"
+    " WHERE grey.passed >= 0",
 )
 PUT: Final = Statement(
     "gate.put",
-    "INSERT INTO grey (key, kind, ip, net, first, pass, expire, blocked, passed)"
-    " VALUES (:key, :kind, :ip, :net, :first, :pass, :expire, :blocked, :passed)"
-    " ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, first = excluded.first, pass = excluded.pass,"
-    " expire = excluded.expire, blocked = excluded.blocked, passed = excluded.passed",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, :kind, :ip, :net, :first, :pass, :expire, :seen, :blocked, :passed)"
+    " ON CONFLICT (digest) DO UPDATE SET kind = excluded.kind, first = excluded.first, pass = excluded.pass,"
+    " expire = excluded.expire, seen = excluded.seen, blocked = excluded.blocked, passed = excluded.passed",
 )
-DROP: Final = Statement("gate.drop", "DELETE FROM grey WHERE key = :key", needs_row=True)
-DROP_GREY: Final = Statement("gate.drop_grey", "DELETE FROM grey WHERE ip = :ip AND kind = 0", needs_row=True)
-EXPIRE: Final = Statement("gate.expire", "DELETE FROM grey WHERE expire <= :now AND kind <> 2")
-CAP: Final = Statement(
-    "gate.cap",
-    "DELETE FROM grey WHERE key IN (SELECT g.key FROM grey g WHERE g.kind = 0 AND g.pass > :now"
-    " ORDER BY g.first LIMIT CAST(:count AS BIGINT))",
+# A host whose tuple passed, where it has no record of its own.
+PROMOTE: Final = Statement(
+    "gate.promote",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, :kind, :ip, :net, :first, :pass, :expire, :seen, :blocked, :passed)"
+    " ON CONFLICT (digest) DO NOTHING",
+)
+DROP: Final = Statement("gate.drop", "DELETE FROM grey WHERE digest = :digest", needs_row=True)
+# spamdb -d -G: one tuple of a host, the first.
+DROP_GREY: Final = Statement(
+    "gate.drop_grey",
+    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.ip = :ip AND g.kind = 0"
+    " ORDER BY g.first, g.digest LIMIT 1)",
+    needs_row=True,
+)
+# A host on a list is no longer white: grey_ip.
+DROP_LISTED: Final = Statement(
+    "gate.drop_listed", "DELETE FROM grey WHERE ip = :ip AND kind <> 2 AND passed >= 0 AND pass <= :now"
+)
+EXPIRE: Final = Statement(
+    "gate.expire", "DELETE FROM grey WHERE kind IN (0, 1) AND pass <= :now AND expire <= :now"
 )
 COUNT: Final = Statement("gate.count", "SELECT COUNT(*) FROM grey")
-# Hosts whose tuple has passed and that have no record of their own yet: the scan makes them white.
+# Tuples that did not pass, the longest unseen first: those that never came back, then (EVICT_ANY) those that came
+# back too early; and one network's beyond those it may keep, in the same order.
+EVICT: Final = Statement(
+    "gate.evict",
+    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.kind = 0 AND g.pass = g.expire"
+    " AND g.blocked = 1 ORDER BY g.seen LIMIT CAST(:count AS BIGINT))",
+)
+EVICT_ANY: Final = Statement(
+    "gate.evict_any",
+    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.kind = 0 AND g.pass = g.expire"
+    " ORDER BY g.seen LIMIT CAST(:count AS BIGINT))",
+)
+EVICT_NET: Final = Statement(
+    "gate.evict_net",
+    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.net = :net AND g.kind = 0"
+    " AND g.pass = g.expire ORDER BY CASE WHEN g.blocked > 1 THEN 0 ELSE 1 END, g.seen DESC"
+    " LIMIT 100000 OFFSET CAST(:keep AS BIGINT))",
+)
+# Tuples that passed, of hosts that have no record of their own: the scan makes them white.
 PASSED: Final = Statement(
     "gate.passed",
-    "SELECT g.ip, g.net, g.first, g.pass, g.blocked FROM grey g"
-    " WHERE g.kind = 0 AND g.passed >= 0 AND g.pass <= :now"
-    " AND NOT EXISTS (SELECT 1 FROM grey h WHERE h.kind = 1 AND h.ip = g.ip) ORDER BY g.ip, g.first",
+    "SELECT g.key, g.kind, g.ip, g.first, g.pass, g.expire, g.blocked, g.passed FROM grey g"
+    " WHERE g.kind = 0 AND g.passed >= 0 AND g.pass <= :now AND g.expire > :now AND NOT EXISTS"
+    " (SELECT 1 FROM grey h WHERE h.ip = g.ip AND h.kind = 1 AND h.expire > :now) ORDER BY g.ip, g.first",
 )
-HOSTS: Final = Statement("gate.hosts", "SELECT ip, passed FROM grey WHERE kind = 1 AND expire > :now")
+# The white (passed >= 0) and the trapped hosts.
+HOSTS: Final = Statement(
+    "gate.hosts",
+    "SELECT ip, passed FROM grey WHERE kind = 1 AND expire > :now AND (passed < 0 OR pass <= :now)",
+)
 TRAPS: Final = Statement("gate.traps", "SELECT key FROM grey WHERE kind = 2")
 ROW: Final = Statement(
-    "gate.row", "SELECT key, kind, ip, first, pass, expire, blocked, passed FROM grey WHERE key = :key"
+    "gate.row", "SELECT key, kind, ip, first, pass, expire, blocked, passed FROM grey WHERE digest = :digest"
 )
 ROWS: Final = Statement(
     "gate.rows",
-    "SELECT key, kind, ip, first, pass, expire, blocked, passed FROM grey"
-    " WHERE key > :after ORDER BY key LIMIT 1000",
+    "SELECT digest, key, kind, ip, first, pass, expire, blocked, passed FROM grey"
+    " WHERE digest > :after ORDER BY digest LIMIT 2000",
+)
+STATES: Final = Statement(
+    "gate.states",
+    "SELECT kind, CASE WHEN passed < 0 THEN 1 ELSE 0 END AS trapped, COUNT(*) FROM grey"
+    " GROUP BY 1, 2 ORDER BY 1, 2",
 )
 
+# A unit's last word: where the entries are too many it undoes the unit, and the tables keep what they had.
+CHECK_LIMIT: Final = Statement(
+    "gate.check_limit",
+    "UPDATE entry_limit SET checks = entry_limit.checks + 1"
+    " WHERE id = 1 AND (SELECT COUNT(*) FROM entry) <= :tables_max",
+    needs_row=True,
+)
 ADD_ENTRY: Final = Statement(
     "gate.add_entry",
-    "INSERT INTO entry (tbl, network, negated, since) VALUES (:tbl, :network, :negated, :since)"
-    " ON CONFLICT (tbl, network) DO NOTHING",
+    "INSERT INTO entry (tbl, network, negated, since, note, in_block, in_pass)"
+    " VALUES (:tbl, :network, :negated, :since, :note, 0, 0) ON CONFLICT (tbl, network) DO NOTHING",
 )
-DROP_ENTRY: Final = Statement("gate.drop_entry", "DELETE FROM entry WHERE tbl = :tbl AND network = :network")
+# Many at once: `packed` holds `count` pieces of PIECE letters, `!` or a blank and the network.
+PIECE: Final = 50
+_PIECES: Final = (
+    "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT n.i + 1 FROM n WHERE n.i + 1 < :count)"  # noqa: S608
+    f" SELECT RTRIM(SUBSTR(CAST(:packed AS TEXT), n.i * {PIECE} + 2, {PIECE - 1})) AS network,"
+    f" SUBSTR(CAST(:packed AS TEXT), n.i * {PIECE} + 1, 1) AS sign FROM n"
+)
+ADD_MANY: Final = Statement(
+    "gate.add_many",
+    "INSERT INTO entry (tbl, network, negated, since, note, in_block, in_pass)"  # noqa: S608
+    " SELECT CAST(:tbl AS TEXT), p.network, CASE WHEN p.sign = '!' THEN 1 ELSE 0 END, CAST(:since AS BIGINT),"
+    " '', 0, 0"
+    f" FROM ({_PIECES}) p WHERE 1 = 1"
+    " ON CONFLICT (tbl, network) DO UPDATE SET negated = excluded.negated, since = excluded.since,"
+    " note = '', in_block = 0, in_pass = 0",
+)
+DROP_MANY: Final = Statement(
+    "gate.drop_many",
+    f"DELETE FROM entry WHERE tbl = :tbl AND network IN (SELECT p.network FROM ({_PIECES}) p)",  # noqa: S608
+)
 FLUSH_ENTRIES: Final = Statement("gate.flush_entries", "DELETE FROM entry WHERE tbl = :tbl")
-ZERO_ENTRIES: Final = Statement("gate.zero_entries", "UPDATE entry SET since = :now WHERE tbl = :tbl")
-ENTRIES: Final = Statement("gate.entries", "SELECT tbl, network, negated, since FROM entry ORDER BY tbl, network")
-ENTRIES_OF: Final = Statement(
-    "gate.entries_of", "SELECT tbl, network, negated, since FROM entry WHERE tbl = :tbl ORDER BY network"
+ZERO_ENTRIES: Final = Statement(
+    "gate.zero_entries", "UPDATE entry SET since = :now, in_block = 0, in_pass = 0 WHERE tbl = :tbl"
 )
+COUNT_HITS: Final = Statement(
+    "gate.count_hits",
+    "UPDATE entry SET in_block = entry.in_block + :blocked, in_pass = entry.in_pass + :passed"
+    " WHERE tbl = :tbl AND network = :network",
+)
+ENTRIES: Final = Statement(
+    "gate.entries", "SELECT network, negated, since, note, in_block, in_pass FROM entry WHERE tbl = :tbl"
+)
+ENTRY_COUNTS: Final = Statement("gate.entry_counts", "SELECT tbl, COUNT(*) FROM entry GROUP BY tbl ORDER BY tbl")
+MAKE_TABLE: Final = Statement(
+    "gate.make_table", "INSERT INTO made_table (name, made_at) VALUES (:name, :now) ON CONFLICT (name) DO NOTHING"
+)
+DROP_TABLE: Final = Statement("gate.drop_table", "DELETE FROM made_table WHERE name = :name")
+MADE_TABLES: Final = Statement("gate.made_tables", "SELECT name FROM made_table ORDER BY name")
 
 STATEMENTS: Final = (
-    *(SEEN, WHITEN, PUT, DROP, DROP_GREY, EXPIRE, CAP, COUNT, PASSED, HOSTS, TRAPS, ROW, ROWS),
-    *(ADD_ENTRY, DROP_ENTRY, FLUSH_ENTRIES, ZERO_ENTRIES, ENTRIES, ENTRIES_OF),
+    *(SEEN, TRAP_NEW, SEEN_AGAIN, WHITEN, PUT, PROMOTE, DROP, DROP_GREY, DROP_LISTED, EXPIRE, COUNT, EVICT),
+    *(EVICT_ANY, EVICT_NET, PASSED, HOSTS, TRAPS, ROW, ROWS, STATES),
+    *(CHECK_LIMIT, ADD_ENTRY, ADD_MANY, DROP_MANY, FLUSH_ENTRIES, ZERO_ENTRIES, COUNT_HITS, ENTRIES, ENTRY_COUNTS),
+    *(MAKE_TABLE, DROP_TABLE, MADE_TABLES),
 )
 SCHEMA: Final[Schema] = load_schema("gate", __package__, STATEMENTS)

@@ -1,18 +1,25 @@
 """Tables of addresses as PF has them: networks of both families, longest prefix wins, `!` entries cut holes.
 
-One dict a prefix length: a lookup asks as many dicts as there are lengths in use, mostly one or two, and an
-entry costs about 100 octets.
+One dict a prefix length: a lookup asks as many dicts as there are lengths in use, mostly one or two. A table of
+many lengths that was made in one piece also has the borders of what it holds in one sorted array, as long as
+nothing is added or deleted. Benchmark: `benchmarks/gate.py tables`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from gatepost.base.clock import Instant
+from gatepost.gate.prefix import WIDTHS, Prefix, number_of, parse_prefix
 
-NAME_MAX: Final = 31
-Network = IPv4Network | IPv6Network
+NAME_MAX: Final = 31  # PF_TABLE_NAME_SIZE without its NUL
+COUNTED_MAX: Final = 10_000  # entries with counts that were not yet written
+
+FLAT_FROM: Final = 5  # lengths in use: fewer dicts are faster than one binary search
+
+_Lengths = tuple[tuple[int, int, dict[int, int]], ...]
 
 
 class TableFull(Exception):
@@ -25,136 +32,163 @@ class BadEntry(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry: a network, or with `negated` a hole in a larger one; `since` it was added or last cleared."""
+    """One entry: a network, or with `negated` a hole in a larger one.
 
-    network: Network
+    `since`: when it was added or last cleared; `note`: why, when it was a limit that put it here; `blocked` and
+    `passed`: connections that it decided.
+    """
+
+    network: Prefix
     negated: bool = False
     since: Instant = Instant(0)
+    note: str = ""
+    blocked: int = 0
+    passed: int = 0
 
     @property
     def text(self) -> str:
         """Return it as pfctl shows it: a full host without its length."""
-        whole = self.network.prefixlen == self.network.max_prefixlen
-        return str(self.network.network_address) if whole else str(self.network)
+        return self.network.text
 
 
 def parse_entry(text: str, since: Instant = Instant(0)) -> Entry:
     """Read `192.0.2.1`, `192.0.2.0/24`, `2001:db8::/32` or `!192.0.2.9`; raises BadEntry."""
-    negated = text.startswith("!")
     try:
-        network = ip_network(text.removeprefix("!").strip(), strict=False)
+        return Entry(parse_prefix(text.removeprefix("!").strip()), text.startswith("!"), since)
     except ValueError as wrong:
         raise BadEntry(f"{text!r} is no address or network") from wrong
-    if (
-        isinstance(network, IPv6Network)
-        and network.network_address.ipv4_mapped is not None
-        and network.prefixlen >= 96
-    ):
-        mapped = network.network_address.ipv4_mapped
-        network = ip_network((mapped, network.prefixlen - 96))
-    return Entry(network, negated, since)
 
 
-def parse_file(text: str) -> list[Entry]:
+def parse_file(text: str, since: Instant = Instant(0)) -> list[Entry]:
     """Read a table's file: entries parted by white space, # begins a comment; BadEntry names the line."""
     entries = []
     for number, line in enumerate(text.split("\n"), 1):
         for word in line.partition("#")[0].split():
             try:
-                entries.append(parse_entry(word))
+                entries.append(parse_entry(word, since))
             except BadEntry as wrong:
                 raise BadEntry(f"line {number}: {wrong}") from wrong
     return entries
 
 
 class Table:
-    """One table."""
+    """One table. An entry is its number, shifted, and its `since`; a hole's is kept as ~since, below zero."""
 
-    __slots__ = ("_holes", "_lengths", "_since", "name")
+    __slots__ = ("_counts", "_flat", "_four", "_lengths", "_six", "name")
 
     def __init__(self, name: str, entries: Iterable[Entry] = ()) -> None:
         self.name = name
-        self._lengths: dict[tuple[int, int], dict[int, Instant]] = {}
-        self._holes: set[tuple[int, int, int]] = set()
-        self._since: tuple[tuple[int, int], ...] = ()
+        self._lengths: dict[tuple[int, int], dict[int, int]] = {}
+        self._four: _Lengths = ()
+        self._six: _Lengths = ()
+        self._counts: dict[Prefix, list[int]] = {}
         for entry in entries:
-            self.add(entry)
+            self._put(entry)
+        self._order()
+        self._flat: dict[int, tuple[Sequence[int], bytes]] = {
+            version: _borders(lengths)
+            for version, lengths in ((4, self._four), (6, self._six))
+            if len(lengths) >= FLAT_FROM
+        }
 
     def __len__(self) -> int:
         return sum(len(found) for found in self._lengths.values())
 
     def __iter__(self) -> Iterator[Entry]:
         for (version, length), found in sorted(self._lengths.items()):
+            shift = WIDTHS[version] - length
             for number, since in sorted(found.items()):
-                network: Network = IPv4Network((number, length)) if version == 4 else IPv6Network((number, length))
-                yield Entry(network, (version, length, number) in self._holes, since)
+                yield Entry(Prefix(version, length, number << shift), since < 0, _since(since))
+
+    def __contains__(self, network: Prefix) -> bool:
+        return self.get(network) is not None
+
+    def get(self, network: Prefix) -> Entry | None:
+        """Return the entry of exactly this network."""
+        found = self._lengths.get((network.version, network.length), {})
+        since = found.get(network.number >> WIDTHS[network.version] - network.length)
+        return None if since is None else Entry(network, since < 0, _since(since))
 
     def add(self, entry: Entry) -> bool:
-        """Add an entry; return whether it is new (one that is there keeps its age)."""
-        version, length, number = _key(entry.network)
-        found = self._lengths.setdefault((version, length), {})
-        if number in found:
-            return False
-        found[number] = entry.since
-        if entry.negated:
-            self._holes.add((version, length, number))
-        self._since = tuple(sorted(self._lengths, key=lambda key: -key[1]))
-        return True
+        """Add an entry; return whether it is new (one that is there keeps its sign and its age)."""
+        lengths = len(self._lengths)
+        new = self._put(entry)
+        self._flat.pop(entry.network.version, None)
+        if len(self._lengths) != lengths:
+            self._order()
+        return new
 
-    def delete(self, network: Network) -> bool:
+    def delete(self, network: Prefix) -> bool:
         """Remove the entry of exactly this network; return whether it was there."""
-        version, length, number = _key(network)
-        found = self._lengths.get((version, length))
-        if found is None or found.pop(number, None) is None:
+        key = network.version, network.length
+        found = self._lengths.get(key)
+        if found is None or found.pop(network.number >> WIDTHS[network.version] - network.length, None) is None:
             return False
-        self._holes.discard((version, length, number))
+        self._flat.pop(network.version, None)
         if not found:
-            del self._lengths[version, length]
-            self._since = tuple(sorted(self._lengths, key=lambda key: -key[1]))
+            del self._lengths[key]
+            self._order()
         return True
-
-    def clear(self) -> None:
-        """Remove everything."""
-        self._lengths.clear()
-        self._holes.clear()
-        self._since = ()
 
     def match(self, ip: str) -> Entry | None:
-        """Return the best matching entry; None for none, and for a hole."""
-        address = ip_address(ip)
-        version, whole, width = address.version, int(address), address.max_prefixlen
-        for family, length in self._since:
-            if family != version:
-                continue
-            number = whole >> (width - length) << (width - length)
-            since = self._lengths[family, length].get(number)
+        """Return the best matching entry, which may be a hole; None for none."""
+        version, number = number_of(ip)
+        for shift, length, found in self._four if version == 4 else self._six:
+            since = found.get(number >> shift)
             if since is not None:
-                hole = (family, length, number) in self._holes
-                return (
-                    None
-                    if hole
-                    else Entry(
-                        ip_network((number, length)) if family == 4 else IPv6Network((number, length)), since=since
-                    )
-                )
+                return Entry(Prefix(version, length, number >> shift << shift), since < 0, _since(since))
         return None
 
-    def holds(self, version: int, whole: int) -> bool:
-        """Tell whether an address, given as a number, is in the table: the fast way of `match`."""
-        width = 32 if version == 4 else 128
-        for family, length in self._since:
-            if family == version:
-                number = whole >> (width - length) << (width - length)
-                if number in self._lengths[family, length]:
-                    return not self._holes or (family, length, number) not in self._holes
+    def holds(self, version: int, number: int) -> bool:
+        """Tell whether an address, given as a number, is in the table."""
+        flat = self._flat.get(version)
+        if flat is not None:
+            return flat[1][bisect_right(flat[0], number)] == 1
+        for shift, _, found in self._four if version == 4 else self._six:
+            since = found.get(number >> shift)
+            if since is not None:
+                return since >= 0
         return False
+
+    def count(self, version: int, number: int, *, passed: bool) -> None:
+        """Count a connection for the entry that decided about it."""
+        for shift, length, found in self._four if version == 4 else self._six:
+            if number >> shift in found:
+                network = Prefix(version, length, number >> shift << shift)
+                if network in self._counts or len(self._counts) < COUNTED_MAX:
+                    self._counts.setdefault(network, [0, 0])[passed] += 1
+                return
+
+    def take_counts(self) -> Mapping[Prefix, list[int]]:
+        """Return (blocked, passed) of the entries that were hit since the last call."""
+        counts, self._counts = self._counts, {}
+        return counts
+
+    def _put(self, entry: Entry) -> bool:
+        network = entry.network
+        found = self._lengths.setdefault((network.version, network.length), {})
+        number = network.number >> WIDTHS[network.version] - network.length
+        if number in found:
+            return False
+        found[number] = ~entry.since if entry.negated else entry.since
+        return True
+
+    def _order(self) -> None:
+        def longest_first(family: int) -> _Lengths:
+            return tuple(
+                (WIDTHS[version] - length, length, found)
+                for (version, length), found in sorted(self._lengths.items(), reverse=True)
+                if version == family
+            )
+
+        self._four, self._six = longest_first(4), longest_first(6)
 
 
 class Tables:
     """All tables by name, with one limit over their entries."""
 
     def __init__(self, limit: int, names: Iterable[str] = ()) -> None:
-        self._limit = limit
+        self.limit = limit
         self._tables: dict[str, Table] = {name: Table(name) for name in names}
 
     def __getitem__(self, name: str) -> Table:
@@ -164,26 +198,62 @@ class Tables:
         return name in self._tables
 
     def __iter__(self) -> Iterator[Table]:
-        return iter(self._tables.values())
+        return iter(tuple(self._tables.values()))
 
-    def replace(self, name: str, entries: Iterable[Entry]) -> None:
-        """Give a table new content in one step; TableFull keeps the old."""
-        fresh = Table(name, entries)
-        others = sum(len(table) for table in self if table.name != name)
-        if others + len(fresh) > self._limit:
-            raise TableFull(f"{others + len(fresh)} entries are more than the limit of {self._limit}")
-        self._tables[name] = fresh
+    def __len__(self) -> int:
+        return sum(len(table) for table in self)
+
+    def replace(self, table: Table) -> None:
+        """Give the table of that name new content in one step; TableFull keeps the old."""
+        old = self._tables.get(table.name, ())
+        self.check_room(len(table) - len(old))
+        self._tables[table.name] = table
 
     def check_room(self, more: int) -> None:
         """Raise TableFull where `more` entries do not fit."""
-        count = sum(len(table) for table in self)
-        if count + more > self._limit:
-            raise TableFull(f"{count + more} entries are more than the limit of {self._limit}")
+        count = len(self) + more
+        if more > 0 and count > self.limit:
+            raise TableFull(f"{count} entries are more than the limit of {self.limit}")
 
     def sizes(self) -> Mapping[str, int]:
         """Return how many entries each table has."""
         return {table.name: len(table) for table in self}
 
 
-def _key(network: Network) -> tuple[int, int, int]:
-    return network.version, network.prefixlen, int(network.network_address)
+def _since(kept: int) -> Instant:
+    return Instant(~kept if kept < 0 else kept)
+
+
+def _borders(lengths: _Lengths) -> tuple[Sequence[int], bytes]:
+    """Return the numbers at which membership changes, and whether it holds before each of them and after the last.
+
+    The prefixes are met in the order of their first address, the longer inside the shorter; `around` are those
+    that the sweep is inside of, as (last address, membership).
+    """
+    every = sorted(
+        (number << shift, -shift, since >= 0) for shift, _, found in lengths for number, since in found.items()
+    )
+    borders: list[int] = []
+    holds = bytearray(b"\0")
+    around: list[tuple[int, bool]] = []
+
+    def change(number: int, member: bool) -> None:
+        if borders and borders[-1] == number:
+            borders.pop()
+            holds.pop()
+        if holds[-1] != member:
+            borders.append(number)
+            holds.append(member)
+
+    def leave(before: int | None) -> None:
+        while around and (before is None or around[-1][0] < before):
+            last, _ = around.pop()
+            change(last + 1, around[-1][1] if around else False)
+
+    for first, shift, member in every:
+        leave(first)
+        change(first, member)
+        around.append((first + (1 << -shift) - 1, member))
+    leave(None)
+    fits = not borders or borders[-1] < 1 << 32
+    return (array("L", borders) if fits else borders), bytes(holds)

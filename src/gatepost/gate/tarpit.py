@@ -2,23 +2,27 @@
 
 A session is a callback object on its wire, with no task of its own and one deadline: 10,000 of them cost memory,
 not time. Each piece of output waits `stutter` before its first letter; then one letter a `stutter`. A grey client
-is spoken to at full speed once it has been here for `grey_stutter`. Under TLS, or when the place is nearly full, a
+is spoken to at full speed once it has been here for longer than `grey_stutter`. When the place is nearly full, a
 whole piece is written at once, still after its delay.
 """
 
-from collections import deque
+from collections.abc import Callable
+from enum import Enum
 from typing import Final, Protocol
 
-from gatepost.codec.spamd.dialogue import Dialogue, Header, Offer, Say
+from gatepost.aio.wheel import TICK
+from gatepost.codec.spamd.dialogue import Body, Dialogue, Event, Flooded, Header, Offer, Phase, Say, TooEarly
 
-NEARLY_FULL: Final = 5  # places left: from here on whole pieces are written
+NEARLY_FULL: Final = 5  # places left: from here on whole pieces are written (spamd.c)
 
 
 class Connection(Protocol):
     """The wire, as far as a held session needs it."""
 
     peer_ip: str
+    local_ip: str
 
+    def attach(self, session: "Held") -> None: ...
     def write(self, octets: bytes) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
@@ -28,27 +32,35 @@ class Connection(Protocol):
 class House(Protocol):
     """What the sessions of one worker share."""
 
-    held: int
-    black: int
-
     def steady(self) -> float: ...
-    def offered(self, session: "Held", offer: Offer) -> None: ...
-    def header_seen(self, session: "Held", line: bytes) -> None: ...
-    def left(self, session: "Held") -> None: ...
+    def soon(self, delay: float, call: Callable[[], None]) -> None: ...
     def nearly_full(self) -> bool: ...
+    def offered(self, session: "Held", offer: Offer) -> None: ...
+    def overheard(self, session: "Held", event: Header | Body) -> None: ...
+    def too_early(self, session: "Held") -> None: ...
+    def left(self, session: "Held") -> None: ...
+
+
+class Stance(Enum):
+    """How a client is met."""
+
+    GREY = "grey"
+    BLACK = "black"
+    SUSPECT = "suspect"
+    """Grey, but it gave itself away: stuttered at to its end, and not remembered."""
 
 
 class Held:
     """One held client (an aio Session)."""
 
     __slots__ = (
-        "_closing",
+        "_at",
         "_dialogue",
         "_due",
+        "_gone",
         "_house",
-        "_idle_at",
         "_out",
-        "_quick",
+        "_quick_at",
         "_stutter",
         "_timeout",
         "_wire",
@@ -56,6 +68,8 @@ class Held:
         "dialled",
         "ip",
         "lists",
+        "sender",
+        "stance",
     )
 
     def __init__(
@@ -65,109 +79,145 @@ class Held:
         house: House,
         *,
         ip: str,
+        sender: str,
         dialled: str,
         lists: tuple[str, ...],
         stutter: float,
-        quick_after: float | None,
+        grey_stutter: float,
         timeout: float,
     ) -> None:
         self._wire = wire
         self._dialogue = dialogue
         self._house = house
-        self._out: deque[bytes] = deque()
-        self._closing = False
+        self._out = b""
+        self._at = 0
         self._stutter = stutter
         self._timeout = timeout
+        self._gone = False
         self.ip = ip
+        self.sender = sender
         self.dialled = dialled
         self.lists = lists
-        self.began = house.steady()
-        self._quick = None if quick_after is None else self.began + quick_after
-        self._due = 0.0
-        self._idle_at = self.began + timeout
+        self.stance = Stance.BLACK if dialogue.black else Stance.GREY
+        self.began = self._due = house.steady()
+        self._quick_at = self.began + grey_stutter
 
-    def greet(self, banner: bytes) -> None:
-        """Begin."""
-        self._say(banner)
+    def banner(self, date: str, name: str) -> bytes:
+        """Return what to begin with."""
+        return self._dialogue.greet(date, name)
 
-    @property
-    def black(self) -> bool:
-        """Tell whether the client is on a list."""
-        return self._dialogue.black
+    def begin(self, banner: bytes) -> None:
+        """Say the banner; the wire must be attached."""
+        self._act([Say(banner)])
 
     def received(self, octets: bytes) -> None:
         """Take what the client sent."""
-        if self._closing:
-            return
-        if b"\n" in octets:
-            self._idle_at = self._house.steady() + self._timeout
-        for event in self._dialogue.receive(octets):
-            match event:
-                case Say(octets=said, close=close):
-                    self._closing |= close
-                    self._say(said)
-                case Offer():
-                    self._house.offered(self, event)
-                case Header(line=line):
-                    self._house.header_seen(self, line)
+        in_body = self._dialogue.phase is Phase.BODY
+        self._act(self._dialogue.receive(octets))
+        if in_body and b"\n" in octets and not self._out:
+            self._wait()
 
     def due(self, steady: float) -> None:
         """Write the next letter, or give up on a silent client."""
-        if not self._out:
-            if steady >= self._idle_at:
-                self._wire.abort()
-            else:
-                self._wire.wake_at(self._idle_at)
-            return
         if steady < self._due:
             self._wire.wake_at(self._due)
-            return
-        self._write(steady)
+        elif self._out:
+            self._go_on(steady)
+        else:
+            self._wire.close()
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._out.clear()
+        self._out = b""
+        self._gone = True
         self._house.left(self)
 
-    def _say(self, octets: bytes) -> None:
-        self._out.append(octets)
-        if len(self._out) == 1:
-            self._begin(self._house.steady())
+    def cut_off(self) -> None:
+        """End it now."""
+        self._wire.abort()
 
-    def _begin(self, steady: float) -> None:
-        """Schedule the first letter of the piece that is next."""
+    def refuse(self) -> None:
+        """Say no to its first command, and end."""
+        self._dialogue.refuse_early()
+
+    def _act(self, events: list[Event]) -> None:
+        """Act on events until something must be said slowly, or the client is to speak."""
+        at_once: list[bytes] = []
+        while events:
+            say = self._tell(events)
+            if say is None:
+                break
+            steady = self._house.steady()
+            if pause := self._pause(steady):
+                self._out, self._at, self._due = say.octets, 0, steady + pause
+                break
+            at_once.append(say.octets)
+            events = [] if say.close else self._dialogue.said()
+        if at_once:
+            self._wire.write(b"".join(at_once))
+        if self._out:
+            self._wake(self._stutter)
+        elif self._dialogue.over:
+            self._wire.close()
+        elif at_once:
+            self._wait()
+
+    def _tell(self, events: list[Event]) -> Say | None:
+        """Tell the house what it wants to know; return what is to be said."""
+        say: Say | None = None
+        for event in events:
+            match event:
+                case Say():
+                    say = event
+                case Offer():
+                    self._house.offered(self, event)
+                case Header() | Body():
+                    self._house.overheard(self, event)
+                case TooEarly():
+                    self._house.too_early(self)
+                case Flooded():
+                    self._wire.abort()
+        return say
+
+    def _go_on(self, steady: float) -> None:
+        """Say the next letter of a piece, or all that is left."""
         pause = self._pause(steady)
-        if pause == 0:
-            self._write(steady)
+        if pause and not self._house.nearly_full():
+            end = self._at + 1
+            self._wire.write(self._out[self._at : end])
+        else:
+            end = len(self._out)
+            self._wire.write(self._out[self._at :])
+        if end < len(self._out):
+            self._at = end
+            on_time = self._due + pause
+            self._due = on_time if on_time > steady else steady + pause
+            self._wake(self._due - steady)
             return
-        self._due = steady + pause
+        self._out = b""
+        if self._dialogue.over:
+            self._wire.close()
+            return
+        self._act(self._dialogue.said())
+        if not self._out and not self._dialogue.over:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the client; what it sends before its line ends does not make the time longer."""
+        self._due = self._house.steady() + self._timeout
         self._wire.wake_at(self._due)
 
-    def _write(self, steady: float) -> None:
-        pause = self._pause(steady)
-        while self._out:
-            piece = self._out[0]
-            if pause == 0 or self._house.nearly_full():
-                self._wire.write(piece)
-                self._out.popleft()
-                continue
-            self._wire.write(piece[:1])
-            if len(piece) > 1:
-                self._out[0] = piece[1:]
-            else:
-                self._out.popleft()
-            break
-        if self._out:
-            self._due = steady + pause
+    def _wake(self, pause: float) -> None:
+        if pause >= TICK:
             self._wire.wake_at(self._due)
-            return
-        self._idle_at = steady + self._timeout
-        if self._closing:
-            self._wire.close()
-        else:
-            self._wire.wake_at(self._idle_at)
+        else:  # finer than the wheel: a demonstration
+            self._house.soon(pause, self._soon)
+
+    def _soon(self) -> None:
+        if self._out and not self._gone:
+            self._go_on(self._house.steady())
 
     def _pause(self, steady: float) -> float:
-        if self._quick is not None and steady >= self._quick:
+        if self._stutter and self.stance is Stance.GREY and steady > self._quick_at:
             self._stutter = 0.0
         return self._stutter

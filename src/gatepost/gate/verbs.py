@@ -1,200 +1,329 @@
 """What operators do with tables and the greylist: pfctl -T's verbs and spamdb's, in their words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from datetime import UTC, datetime
 
 from gatepost.base.address import fold
-from gatepost.base.clock import MICROSECONDS, Instant, later, seconds
-from gatepost.db.unit import Database, Notice, Step, Unit, Unmet
+from gatepost.base.clock import MICROSECONDS, Instant, seconds
+from gatepost.db.unit import Database, Step, Unit, Unmet
 from gatepost.gate import sql
 from gatepost.gate.decide import TABLE_NAMES
-from gatepost.gate.gate import GREY_TOPIC, TABLE_TOPIC, entry_of, entry_step, put_step
-from gatepost.gate.grey import NEVER, SPAMTRAP, TRAPPED, Kind, Record, State, net
+from gatepost.gate.grey import NEVER, SPAMTRAP, Kind, Record, State, digest, trapped_by_hand, white_by_hand
+from gatepost.gate.prefix import number_of, parse_prefix, sender_prefix
 from gatepost.gate.settings import GateSettings
-from gatepost.gate.table import NAME_MAX, Entry, Table, parse_entry
+from gatepost.gate.steps import (
+    GREY_NEWS,
+    check_limit_step,
+    entry_of,
+    many_steps,
+    put_step,
+    record_of,
+    table_news,
+)
+from gatepost.gate.table import NAME_MAX, Entry, Table, TableFull, parse_entry
 
 
 class GateRefusal(Exception):
     """A verb that cannot be done; the text is for the operator."""
 
 
+class NoSuchTable(GateRefusal):
+    """pfctl's exit status 1."""
+
+    def __init__(self) -> None:
+        super().__init__("Table does not exist.")
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How many of how many; pfctl's line."""
+    """How many of how many; pfctl's lines, for stderr; `lines` what a verb shows, for stdout."""
 
     done: int
     asked: int
     text: str
+    lines: tuple[str, ...] = ()
+
+
+# --- tables (pfctl -t TABLE -T verb) --------------------------------------------------------------------------
 
 
 async def list_tables(database: Database, settings: GateSettings) -> list[tuple[str, int]]:
     """Return every table with how many entries the database keeps for it."""
-    sizes = dict.fromkeys((*TABLE_NAMES, *settings.tables), 0)
-    for row in await database.read_long(sql.ENTRIES, {}):
-        sizes[str(row[0])] = sizes.get(str(row[0]), 0) + 1
+    sizes = dict.fromkeys((*TABLE_NAMES, *settings.tables, *await _made(database)), 0)
+    for name, count in await database.read_long(sql.ENTRY_COUNTS, {}):
+        sizes[str(name)] = int(str(count))
     return sorted(sizes.items())
 
 
 async def show_table(database: Database, name: str) -> list[Entry]:
-    """Return a table's entries as the database keeps them."""
-    rows = await database.read_long(sql.ENTRIES_OF, {"tbl": name})
-    return [entry_of(str(row[1]), bool(row[2]), int(str(row[3]))) for row in rows]
+    """Return a table's entries as the database keeps them, in their order."""
+    rows = await database.read_long(sql.ENTRIES, {"tbl": name})
+    return sorted(map(entry_of, rows), key=lambda entry: (entry.network.version, entry.network.number))
 
 
-async def add_entries(database: Database, name: str, texts: Sequence[str], now: Instant) -> Done:
-    """Add entries; makes the table where there is none."""
-    _check_name(name)
-    known = {entry.network for entry in await show_table(database, name)}
-    entries = [parse_entry(text, now) for text in texts]
-    fresh = list({entry.network: entry for entry in entries if entry.network not in known}.values())
-    await _change(database, [entry_step(name, entry) for entry in fresh])
-    return Done(len(fresh), len(texts), f"{len(fresh)}/{len(texts)} addresses added.")
+def shown(entry: Entry, *, verbose: bool = False) -> str:
+    """Return an entry as `pfctl -T show` prints it, with -v with its age and counters."""
+    line = f"  {'!' if entry.negated else ' '}{entry.text}"
+    if not verbose:
+        return line
+    cleared = datetime.fromtimestamp(entry.since / MICROSECONDS, UTC).strftime("%a %b %e %H:%M:%S %Y")
+    counts = {"In/Block:": entry.blocked, "In/Pass:": entry.passed, "Out/Block:": 0, "Out/Pass:": 0}
+    lines = (f"\t{word:<12} [ Packets: {count:<18} Bytes: {0:<18} ]" for word, count in counts.items())
+    return "\n".join((line, f"\tCleared:     {cleared}", *lines))
+
+
+async def add_entries(
+    database: Database, name: str, texts: Sequence[str], now: Instant, *, tables_max: int = 400_000
+) -> Done:
+    """Add entries; makes the table where there is none. What is there, also with the other sign, stays."""
+    known, asked = await _known(database, name), _parse(texts, now)
+    fresh = [entry for network, entry in asked.items() if network not in known]
+    made = await _make_step(database, name, now)
+    await _change(database, name, [*made, *many_steps(sql.ADD_MANY, name, fresh, now)], tables_max)
+    created = "1 table created.\n" if made else ""
+    return Done(len(fresh), len(texts), f"{created}{len(fresh)}/{len(texts)} addresses added.")
 
 
 async def delete_entries(database: Database, name: str, texts: Sequence[str]) -> Done:
-    """Delete the entries of exactly these networks."""
-    known = {entry.network for entry in await show_table(database, name)}
-    gone = [entry for entry in map(parse_entry, texts) if entry.network in known]
-    steps = [Step(sql.DROP_ENTRY, {"tbl": name, "network": str(entry.network)}) for entry in gone]
-    await _change(database, steps)
+    """Delete the entries of exactly these networks, with their sign."""
+    known = await _known(database, name, must_exist=True)
+    asked = _parse(texts, Instant(0))
+    gone = [each for network, each in asked.items() if network in known and known[network].negated == each.negated]
+    await _change(database, name, [*many_steps(sql.DROP_MANY, name, gone, Instant(0))])
     return Done(len(gone), len(texts), f"{len(gone)}/{len(texts)} addresses deleted.")
 
 
-async def replace_entries(database: Database, name: str, texts: Sequence[str], now: Instant) -> Done:
-    """Give a table exactly these entries."""
-    _check_name(name)
-    old = {entry.network for entry in await show_table(database, name)}
-    new = {entry.network: entry for entry in (parse_entry(text, now) for text in texts)}
-    steps = [Step(sql.DROP_ENTRY, {"tbl": name, "network": str(each)}) for each in old - new.keys()]
-    steps += [entry_step(name, entry) for network, entry in new.items() if network not in old]
-    await _change(database, steps)
-    added, deleted = len(new.keys() - old), len(old - new.keys())
-    words = ([f"{added} addresses added."] if added else []) + (
-        [f"{deleted} addresses deleted."] if deleted else []
-    )
-    return Done(added + deleted, len(texts), "\n".join(words) or "no changes.")
+async def replace_entries(
+    database: Database, name: str, texts: Sequence[str], now: Instant, *, tables_max: int = 400_000
+) -> Done:
+    """Give a table exactly these entries, at once or not at all; what stays keeps its age."""
+    old, new = await _known(database, name), _parse(texts, now)
+    gone = [entry for network, entry in old.items() if network not in new]
+    fresh = [entry for network, entry in new.items() if network not in old]
+    changed = [entry for network, entry in new.items() if network in old and old[network].negated != entry.negated]
+    made = await _make_step(database, name, now)
+    steps = [
+        *made,
+        *many_steps(sql.DROP_MANY, name, gone, now),
+        *many_steps(sql.ADD_MANY, name, [*fresh, *changed], now),
+    ]
+    await _change(database, name, steps, tables_max)
+    words = [f"{len(fresh)} addresses added."] if fresh else []
+    words += [f"{len(gone)} addresses deleted."] if gone else []
+    words += [f"{len(changed)} addresses changed."] if changed else []
+    lines = (["1 table created."] if made else []) + (words or ["no changes."])
+    return Done(len(fresh) + len(gone) + len(changed), len(texts), "\n".join(lines))
 
 
 async def flush_table(database: Database, name: str) -> Done:
     """Empty a table."""
-    count = len(await show_table(database, name))
-    await _change(database, [Step(sql.FLUSH_ENTRIES, {"tbl": name})])
+    count = len(await _known(database, name, must_exist=True))
+    await _change(database, name, [Step(sql.FLUSH_ENTRIES, {"tbl": name})])
     return Done(count, count, f"{count} addresses deleted.")
 
 
+async def kill_table(database: Database, name: str) -> Done:
+    """Drop a table; those that the rules name are only emptied, as PF keeps tables that rules refer to."""
+    await _known(database, name, must_exist=True)
+    await _change(database, name, [Step(sql.FLUSH_ENTRIES, {"tbl": name}), Step(sql.DROP_TABLE, {"name": name})])
+    return Done(1, 1, "1 table deleted.")
+
+
 async def expire_entries(database: Database, name: str, age: float, now: Instant) -> Done:
-    """Delete entries that were added, or cleared, more than `age` seconds ago."""
-    entries = await show_table(database, name)
-    old = [entry for entry in entries if entry.since + seconds(age) < now]
-    await _change(database, [Step(sql.DROP_ENTRY, {"tbl": name, "network": str(each.network)}) for each in old])
-    return Done(len(old), len(entries), f"{len(old)}/{len(entries)} addresses expired.")
+    """Delete entries that were added, or cleared, more than `age` seconds ago, also those that are still hit."""
+    known = await _known(database, name, must_exist=True)
+    old = [entry for entry in known.values() if entry.since + seconds(age) < now]
+    await _change(database, name, [*many_steps(sql.DROP_MANY, name, old, now)])
+    return Done(len(old), len(known), f"{len(old)}/{len(known)} addresses expired.")
 
 
 async def zero_table(database: Database, name: str, now: Instant) -> Done:
-    """Begin the ages of a table's entries anew."""
-    await _change(database, [Step(sql.ZERO_ENTRIES, {"tbl": name, "now": now})])
+    """Clear a table's counters, and begin the ages of its entries anew."""
+    await _known(database, name, must_exist=True)
+    await _change(database, name, [Step(sql.ZERO_ENTRIES, {"tbl": name, "now": now})])
     return Done(1, 1, "1 table/stats cleared.")
 
 
 async def test_entries(database: Database, name: str, texts: Sequence[str]) -> Done:
-    """Count which of these hosts are in a table: all of them is pfctl's exit status 0, else 2."""
-    table = Table(name, await show_table(database, name))
-    matching = 0
+    """Count which of these hosts are in a table: all of them is pfctl's exit status 0, else 2.
+
+    `lines` are those that match, with their entry, as -vv prints them.
+    """
+    table = Table(name, (await _known(database, name, must_exist=True)).values())
+    lines = []
     for text in texts:
-        entry = parse_entry(text)
-        if entry.network.prefixlen != entry.network.max_prefixlen:
-            raise GateRefusal(f"illegal test address {text}: only whole hosts can be tested")
-        matching += table.match(str(entry.network.network_address)) is not None
-    return Done(matching, len(texts), f"{matching}/{len(texts)} addresses match.")
+        asked = parse_entry(text)
+        if not asked.network.host:
+            raise GateRefusal("illegal test address")
+        match = table.match(asked.text)
+        if match is not None and not match.negated:
+            lines.append(f"M  {asked.text}\t {match.text}")
+    return Done(len(lines), len(texts), f"{len(lines)}/{len(texts)} addresses match.", tuple(lines))
 
 
-async def grey_records(database: Database) -> list[Record]:
-    """Return the whole greylist, in the order of its keys."""
+# --- the greylist (spamdb) ------------------------------------------------------------------------------------
+
+
+async def grey_records(database: Database, keys: Sequence[str] = ()) -> list[Record]:
+    """Return the whole greylist, or the records of these keys, by kind and key."""
+    if keys:
+        return [record for key in keys if (record := await _record(database, key)) is not None]
     records: list[Record] = []
     after = b""
     while rows := await database.read_long(sql.ROWS, {"after": after}):
-        records += [_record(row) for row in rows]
-        after = records[-1].key
-    return records
+        records += [record_of(row[1:]) for row in rows]
+        assert isinstance(rows[-1][0], bytes)
+        after = rows[-1][0]
+    return sorted(records, key=lambda record: (-record.kind.value, record.key))
+
+
+async def grey_states(database: Database) -> Mapping[State, int]:
+    """Return how many records there are of each state."""
+    counts = dict.fromkeys(State, 0)
+    for kind, trapped, count in await database.read_long(sql.STATES, {}):
+        match Kind(kind):
+            case Kind.TUPLE:
+                state = State.TRAPPED if trapped else State.GREY
+            case Kind.HOST:
+                state = State.TRAPPED if trapped else State.WHITE
+            case Kind.TRAP:
+                state = State.SPAMTRAP
+        counts[state] += int(str(count))
+    return counts
 
 
 async def add_white(database: Database, ips: Sequence[str], now: Instant, settings: GateSettings) -> None:
     """Make hosts white, for 36 days whatever the settings say (spamdb -a)."""
-    await _put_hosts(database, ips, now, later(now, seconds(36 * 86_400)), 0)
+    hosts = [_host(ip) for ip in ips]
+    records = [white_by_hand(await _record(database, ip), ip, now) for ip in hosts]
+    await database.commit(Unit(tuple(put_step(record, now) for record in records), (GREY_NEWS,)))
 
 
 async def add_trapped(database: Database, ips: Sequence[str], now: Instant, settings: GateSettings) -> None:
     """Trap hosts for 24 hours (spamdb -t -a)."""
-    await _put_hosts(database, ips, now, later(now, seconds(settings.trap_time)), TRAPPED)
+    hosts = [_host(ip) for ip in ips]
+    records = [trapped_by_hand(await _record(database, ip), ip, now, settings) for ip in hosts]
+    await database.commit(Unit(tuple(put_step(record, now) for record in records), (GREY_NEWS,)))
 
 
 async def add_spamtraps(database: Database, addresses: Sequence[str], now: Instant) -> None:
     """Make addresses spamtraps, for ever (spamdb -T -a)."""
-    steps = []
-    for address in addresses:
-        if "@" not in address:
-            raise GateRefusal(f"not an email address: {address}")
-        key = fold(address.strip("<>")).encode()
-        steps.append(put_step(key, Kind.TRAP, "", "", now, NEVER, NEVER, 0, SPAMTRAP))
-    await database.commit(Unit(tuple(steps), (Notice(GREY_TOPIC),)))
+    records = [Record(_trap_key(each), Kind.TRAP, "", now, NEVER, NEVER, 0, SPAMTRAP) for each in addresses]
+    await database.commit(Unit(tuple(put_step(record, now) for record in records), (GREY_NEWS,)))
 
 
 async def delete_records(database: Database, keys: Sequence[str]) -> list[str]:
     """Delete records by key: a host's address or a spamtrap; return those that were not there."""
-    missing = []
-    for key in keys:
-        for name in (key.encode(), fold(key.strip("<>")).encode()):
-            try:
-                await database.commit(Unit((Step(sql.DROP, {"key": name}),), (Notice(GREY_TOPIC),)))
-                break
-            except Unmet:
-                continue
-        else:
-            missing.append(key)
-    return missing
+    return await _delete(database, [(key, Step(sql.DROP, {"digest": digest(_key(key))})) for key in keys])
+
+
+async def delete_grey(database: Database, ips: Sequence[str]) -> list[str]:
+    """Delete the first tuple of each host (spamdb -d -G); return the hosts that had none."""
+    return await _delete(database, [(ip, Step(sql.DROP_GREY, {"ip": _host(ip)})) for ip in ips])
 
 
 def spamdb_line(record: Record) -> str:
     """Return a record as spamdb prints it: seconds since 1970, fields parted by bars."""
-    times = [each // MICROSECONDS for each in (record.first, record.passes, record.expires)]
-    counts = f"{times[0]}|{times[1]}|{times[2]}|{record.blocked}|{record.passed}"
+    return spamdb_octets(record).decode("utf-8", "backslashreplace")
+
+
+def spamdb_lines(records: Iterable[Record]) -> bytes:
+    """Return records byte for byte as spamdb prints them."""
+    return b"".join(spamdb_octets(record) + b"\n" for record in records)
+
+
+def spamdb_octets(record: Record) -> bytes:
+    """Return one record's line; a white one has two empty fields where a grey one has three values."""
+    first, passes, expires = (each // MICROSECONDS for each in (record.first, record.passes, record.expires))
+    counts = f"{first}|{passes}|{expires}|{record.blocked}|{record.passed}".encode()
     match record.state:
         case State.SPAMTRAP:
-            return f"SPAMTRAP|{record.key.decode('utf-8', 'replace')}"
+            return b"SPAMTRAP|" + record.key
         case State.TRAPPED:
-            return f"TRAPPED|{record.ip}|{times[2]}"
+            return f"TRAPPED|{record.ip}|{expires}".encode()
         case State.WHITE:
-            return f"WHITE|{record.ip}|||{counts}"
+            return f"WHITE|{record.ip}|||".encode() + counts
         case State.GREY:
-            ip, helo, sender, recipient = (part.decode("utf-8", "replace") for part in record.key.split(b"\n", 3))
-            return f"GREY|{ip}|{helo}|{sender}|{recipient}|{counts}"
+            return b"|".join((b"GREY", *record.key.split(b"\n", 3), counts))
 
 
-async def _put_hosts(database: Database, ips: Sequence[str], now: Instant, expires: Instant, passed: int) -> None:
-    steps = []
-    for ip in ips:
-        try:
-            network = ip_network(ip)
-        except ValueError:
-            raise GateRefusal(f"invalid ip address {ip}") from None
-        text = str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
-        steps.append(put_step(text.encode(), Kind.HOST, text, net(text), now, now, expires, 1, passed))
-    await database.commit(Unit(tuple(steps), (Notice(GREY_TOPIC),)))
+# --- private --------------------------------------------------------------------------------------------------
 
 
-async def _change(database: Database, steps: Sequence[Step]) -> None:
-    for at in range(0, len(steps), 500):
-        await database.commit(Unit(tuple(steps[at : at + 500]), (Notice(TABLE_TOPIC),)))
+async def _made(database: Database) -> list[str]:
+    return [str(row[0]) for row in await database.read_long(sql.MADE_TABLES, {})]
 
 
-def _record(row: Sequence[object]) -> Record:
-    key, kind, ip = row[:3]
-    assert isinstance(key, bytes)
-    first, passes, expires, blocked, passed = (int(str(each)) for each in row[3:])
-    return Record(key, Kind(kind), str(ip), Instant(first), Instant(passes), Instant(expires), blocked, passed)
-
-
-def _check_name(name: str) -> None:
+async def _known(database: Database, name: str, *, must_exist: bool = False) -> dict[object, Entry]:
     if not name or len(name) > NAME_MAX:
         raise GateRefusal(f"a table's name has 1 to {NAME_MAX} letters")
+    known: dict[object, Entry] = {entry.network: entry for entry in await show_table(database, name)}
+    if must_exist and not known and name not in TABLE_NAMES and name not in await _made(database):
+        raise NoSuchTable
+    return known
+
+
+async def _make_step(database: Database, name: str, now: Instant) -> list[Step]:
+    if name in TABLE_NAMES or name in await _made(database):
+        return []
+    return [Step(sql.MAKE_TABLE, {"name": name, "now": now})]
+
+
+def _parse(texts: Sequence[str], now: Instant) -> dict[object, Entry]:
+    """Return the entries by network; the first of two that are the same counts."""
+    entries: dict[object, Entry] = {}
+    for text in texts:
+        entry = parse_entry(text, now)
+        entries.setdefault(entry.network, entry)
+    return entries
+
+
+async def _change(database: Database, name: str, steps: Sequence[Step], tables_max: int | None = None) -> None:
+    """Commit as one unit; TableFull where the entries would be too many, and nothing was changed."""
+    last = [] if tables_max is None else [check_limit_step(tables_max)]
+    try:
+        await database.commit(Unit((*steps, *last), (table_news(name),)))
+    except Unmet as unmet:
+        raise TableFull(f"more entries than the limit of {tables_max}: Cannot allocate memory.") from unmet
+
+
+async def _record(database: Database, key: str) -> Record | None:
+    rows = await database.read(sql.ROW, {"digest": digest(_key(key))})
+    return record_of(rows[0]) if rows else None
+
+
+async def _delete(database: Database, work: Sequence[tuple[str, Step]]) -> list[str]:
+    missing = []
+    for key, step in work:
+        try:
+            await database.commit(Unit((step,), (GREY_NEWS,)))
+        except Unmet:
+            missing.append(key)
+    return missing
+
+
+def _host(ip: str) -> str:
+    """Return the text of a host's key; an IPv6 host is its /64."""
+    try:
+        prefix = sender_prefix(*number_of(ip)) if "/" not in ip else parse_prefix(ip)
+    except ValueError:
+        raise GateRefusal(f"invalid ip address {ip}") from None
+    if prefix.length != (32 if prefix.version == 4 else 64):
+        raise GateRefusal(f"invalid ip address {ip}")
+    return prefix.text
+
+
+def _key(key: str) -> bytes:
+    if "@" in key:
+        return _trap_key(key)
+    try:
+        return _host(key).encode()
+    except GateRefusal:
+        return key.encode()
+
+
+def _trap_key(address: str) -> bytes:
+    if "@" not in address:
+        raise GateRefusal(f"not an email address: {address}")
+    return fold(address.strip("<>")).encode()

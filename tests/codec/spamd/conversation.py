@@ -7,7 +7,7 @@ before them `client: black IP` and the `message:` of each of its lists.
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatepost.codec.spamd.dialogue import Dialogue, Event, Header, Offer, Say
+from gatepost.codec.spamd.dialogue import Body, Dialogue, Event, Flooded, Header, Offer, Say, TooEarly
 
 FOLDER = Path(__file__).parents[2] / "transcripts" / "spamd"
 DATE = "Wed Jun  3 21:49:08 2015"
@@ -58,22 +58,36 @@ def transcripts() -> list[Transcript]:
 def converse(dialogue: Dialogue, octets: bytes, size: int | None = None) -> list[str]:
     """Let a client say `octets` in pieces of `size`, each answer being said at once; return what was heard."""
     heard = [f"s: {line}" for line in dialogue.greet(DATE).decode().split("\r\n")[:-1]]
+    heard += follow(dialogue, dialogue.said())
     size = size or max(1, len(octets))
     for at in range(0, len(octets), size):
-        heard += follow(dialogue.receive(octets[at : at + size]))
+        heard += follow(dialogue, dialogue.receive(octets[at : at + size]))
     return heard
 
 
-def follow(events: list[Event]) -> list[str]:
-    """Return what was heard."""
+def follow(dialogue: Dialogue, events: list[Event]) -> list[str]:
+    """Say what is to be said, and go on; return what was heard."""
     heard: list[str] = []
-    for event in events:
-        match event:
-            case Say(octets=octets, close=close):
-                heard += [f"s: {line}" for line in octets.decode().split("\r\n")[:-1]]
-                heard += ["end"] if close else []
-            case Offer(helo=helo, sender=sender, recipient=recipient):
-                heard.append(f"offer: {b' '.join((helo, sender, recipient)).decode()}")
-            case Header(line=line):
-                heard.append(f"header: {line.decode()}")
+    while events:
+        owed = False
+        for event in events:
+            match event:
+                case Say(octets=octets, close=close):
+                    heard += [f"s: {line}" for line in octets.decode().split("\r\n")[:-1]]
+                    heard += ["end"] if close else []
+                    owed = not close
+                case Offer(helo=helo, sender=sender, recipient=recipient):
+                    heard.append(f"offer: {b' '.join((helo, sender, recipient)).decode()}")
+                case Header(line=line):
+                    heard.append(f"header: {line.decode()}")
+                case Body(line=line):
+                    heard.append(f"body: {line.decode()}")
+                case TooEarly() | Flooded():
+                    heard.append(type(event).__name__)
+        events = dialogue.said() if owed else []
     return heard
+
+
+def without_body(heard: list[str]) -> tuple[str, ...]:
+    """Return what was heard but for body lines, which are for debugging."""
+    return tuple(line for line in heard if not line.startswith("body:"))

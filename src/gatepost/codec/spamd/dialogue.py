@@ -1,33 +1,48 @@
 """spamd's dialogue (spamd.8, OpenBSD): says yes to everything until DATA, then no.
 
+    CONNECTED --the banner is said--> GREETED
     GREETED --HELO--> HELLO --MAIL--> MAIL --RCPT--> RCPT --DATA--> grey: 451 and the end, no 354
                                                                     black: 354, BODY until `.` or ten lines
-MAIL and RCPT are answered in any phase; every RCPT after a MAIL is an Offer. The 21st unknown command, and the
-body's end, are answered with the final reply. Lines are taken one by one, also when they come in one segment.
+    any --QUIT, the 21st unknown command--> OVER
+
+MAIL, RCPT and DATA are answered in any phase before BODY; HELO only in the first and RSET only after it, as spamd
+does. Every RCPT after a MAIL is an Offer. A client is answered one command at a time: after a Say the dialogue
+waits until it is told that the octets are `said`, and what came meanwhile waits in a bounded buffer. So pipelined
+commands are each answered (spamd swallows them), and a client that never reads costs 64 KiB.
+
+As in spamd a bare LF ends a line. Nothing said here is ever stored or passed on, so there is nothing to smuggle.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-LINE_MAX: Final = 8191
+from gatepost.codec.spamd.message import black_reply
+
+LINE_MAX: Final = 8191  # spamd's buffer: as much without a line feed is a command
 VALUE_MAX: Final = 1023
 BAD_COMMANDS_MAX: Final = 20
 BODY_LINES_MAX: Final = 10
+HEADER_LINES_MAX: Final = 1000  # spamd has none: its clients may write a header for ever
+INBOX_MAX: Final = 65_536
 DEFAULT_NAME: Final = "spamd IP-based SPAM blocker"
+HELLO: Final = b"250 Hello, spam sender. Pleased to be wasting your time.\r\n"
+MAIL: Final = b"250 You are about to try to deliver spam. Your time will be spent, for nothing.\r\n"
+RCPT: Final = b"250 This is hurting you more than it is hurting me.\r\n"
+DATA: Final = b'354 Enter spam, end with "." on a line by itself\r\n'
+NOOP: Final = b"250 2.0.0 OK I did nothing\r\n"
+RSET: Final = b"250 Ok to start over.\r\n"
+NO_NAME: Final = b"501 helo requires domain name.\r\n"
+UNKNOWN: Final = b"500 5.5.1 Command unrecognized\r\n"
 GREY_REPLY: Final = b"451 Temporary failure, please try again later.\r\n"
-_FALLBACK: Final = (
-    "Sorry %A\nYou are trying to send mail from an address listed by one\n"
-    "or more IP-based registries as being a SPAM source.\n"
-)
-_ESCAPE: Final = re.compile(r"%A|%%|\\\\|\\n|\\\"")
+TOO_EARLY_REPLY: Final = b"554 5.5.1 You spoke before you were greeted\r\n"
 
 
 class Phase(Enum):
     """Where a client stands."""
 
+    CONNECTED = "connected"
     GREETED = "greeted"
     HELLO = "hello"
     MAIL = "mail"
@@ -38,7 +53,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Octets to send; `close`: they are the last."""
+    """Octets to send, then call `said`; `close`: they are the last."""
 
     octets: bytes
     close: bool = False
@@ -55,25 +70,45 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A From:, To: or Subject: line of a body, for the verbose log."""
+    """A From:, To: or Subject: line of a black client's mail, for the verbose log."""
 
     line: bytes
 
 
-Event = Say | Offer | Header
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A line of its body that is not empty, for the verbose log."""
+
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TooEarly:
+    """The client spoke before its banner was said: no mail server does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flooded:
+    """More came than a client may send without waiting for answers: cut it off."""
+
+
+Event = Say | Offer | Header | Body | TooEarly | Flooded
 
 
 class Dialogue:
-    """One client. `messages` are those of all lists it is on, in their order; none means that it is grey."""
+    """One client. `messages` are those of all lists that a black one is on, in their order."""
 
     __slots__ = (
+        "_at",
         "_bad",
-        "_body_lines",
-        "_buffer",
         "_final",
         "_helo",
         "_host",
         "_in_body",
+        "_inbox",
+        "_lines",
+        "_owed",
+        "_recipient",
         "_sender",
         "black",
         "phase",
@@ -82,119 +117,153 @@ class Dialogue:
     def __init__(
         self, host: str, *, ip: str, messages: Sequence[str] = (), black: bool = False, code: int = 450
     ) -> None:
-        self._host = host.encode()
+        self._host = host
         self._final = black_reply(messages, ip, code) if black else GREY_REPLY
-        self._buffer = b""
-        self._helo = b""
-        self._sender = b""
-        self._bad = 0
-        self._body_lines = 0
+        self._inbox = b""
+        self._at = 0
+        self._owed = True  # the banner
+        self._helo = self._sender = self._recipient = b""
+        self._bad = self._lines = 0
         self._in_body = False
         self.black = black
-        self.phase = Phase.GREETED
+        self.phase = Phase.CONNECTED
 
     def greet(self, date: str, name: str = DEFAULT_NAME) -> bytes:
-        """Return the banner; `date` in ctime's form."""
-        return b"220 " + self._host + f" ESMTP {name}; {date}\r\n".encode()
+        """Return the banner; `date` in ctime's form. Until it is `said`, whoever speaks is TooEarly."""
+        return f"220 {self._host} ESMTP {name}; {date}\r\n".encode()
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the last Say was given."""
+        return self.phase is Phase.OVER
+
+    def refuse_early(self) -> None:
+        """Answer the first command of a client that was TooEarly with a no, and end."""
+        self._final = TOO_EARLY_REPLY
+        self._bad = BAD_COMMANDS_MAX + 1
 
     def receive(self, octets: bytes) -> list[Event]:
-        """Take what the client sent; after a Say with `close` nothing is answered."""
+        """Take what the client sent, up to the first thing to say; what comes after the last is dropped."""
+        if self.phase is Phase.OVER:
+            return []
+        first = self.phase is Phase.CONNECTED and not self._inbox
+        self._inbox = self._inbox[self._at :] + octets if self._inbox else octets
+        self._at = 0
+        if not self._owed:
+            return self._proceed()
+        if len(self._inbox) > INBOX_MAX:
+            self._end(b"")
+            return [Flooded()]
+        return [TooEarly()] if first else []
+
+    def said(self) -> list[Event]:
+        """Learn that the banner or the last Say was sent, and go on with what came meanwhile."""
+        self._owed = False
+        if self.phase is Phase.CONNECTED:
+            self.phase = Phase.GREETED
+        return self._proceed()
+
+    def _proceed(self) -> list[Event]:
         events: list[Event] = []
-        self._buffer += octets
-        while self.phase is not Phase.OVER:
-            end = self._buffer.find(b"\n")
-            if end < 0 and len(self._buffer) < LINE_MAX:
+        while not self._owed and self.phase is not Phase.OVER:
+            line = self._next_line()
+            if line is None:
                 break
-            end = LINE_MAX - 1 if end < 0 or end >= LINE_MAX else end
-            line, self._buffer = self._buffer[: end + 1].rstrip(b"\r\n"), self._buffer[end + 1 :]
-            events += self._body(line) if self.phase is Phase.BODY else self._command(line)
-        else:
-            self._buffer = b""
+            if self.phase is Phase.BODY:
+                self._body(line, events)
+            else:
+                self._command(line, events)
         return events
 
-    def _command(self, line: bytes) -> list[Event]:
-        verb = line[:4].upper()
-        match verb:
-            case b"HELO" | b"EHLO":
-                return self._hello(line)
+    def _next_line(self) -> bytes | None:
+        """Return the next line without its end; LINE_MAX octets without one count as a line."""
+        start, inbox = self._at, self._inbox
+        end = inbox.find(b"\n", start, start + LINE_MAX)
+        if end < 0:
+            if len(inbox) - start < LINE_MAX:
+                self._inbox, self._at = inbox[start:], 0
+                return None
+            end = start + LINE_MAX - 1
+        self._at = end + 1
+        line = inbox[start : end + 1]
+        if self._at == len(inbox):
+            self._inbox, self._at = b"", 0
+        return line.rstrip(b"\r\n").partition(b"\0")[0]
+
+    def _command(self, line: bytes, events: list[Event]) -> None:
+        if self._bad > BAD_COMMANDS_MAX:
+            events.append(self._end(self._final))
+            return
+        match line[:4].upper():
+            case b"HELO" | b"EHLO" if self.phase is Phase.GREETED:
+                events.append(self._hello(line))
             case b"MAIL":
-                self._sender = _after_colon(line) or self._sender
+                self._sender = _after_colon(line, self._sender)
                 self.phase = Phase.MAIL
-                return [Say(b"250 You are about to try to deliver spam. Your time will be spent, for nothing.\r\n")]
+                events.append(self._say(MAIL))
             case b"RCPT":
-                return self._rcpt(line)
+                self._rcpt(line, events)
             case b"DATA":
-                return self._data()
+                events.append(self._data())
             case b"NOOP":
-                return [Say(b"250 2.0.0 OK I did nothing\r\n")]
+                events.append(self._say(NOOP))
             case b"RSET" if self.phase is not Phase.GREETED:
                 self.phase = Phase.HELLO
-                return [Say(b"250 Ok to start over.\r\n")]
+                events.append(self._say(RSET))
             case b"QUIT":
-                return self._end(b"221 " + self._host + b"\r\n")
+                events.append(self._end(b"221 " + self._host.encode() + b"\r\n"))
             case _:
                 self._bad += 1
-                if self._bad > BAD_COMMANDS_MAX:
-                    return self._end(self._final)
-                return [Say(b"500 5.5.1 Command unrecognized\r\n")]
+                too_many = self._bad > BAD_COMMANDS_MAX
+                events.append(self._end(self._final) if too_many else self._say(UNKNOWN))
 
-    def _hello(self, line: bytes) -> list[Event]:
-        words = line[4:].split()
+    def _hello(self, line: bytes) -> Say:
+        words = line[4:].split(None, 1)
+        self._helo = words[0][:VALUE_MAX] if words else b""
         if not words:
-            return [Say(b"501 helo requires domain name.\r\n")]
-        self._helo = words[0][:VALUE_MAX]
+            return self._say(NO_NAME)
         self.phase = Phase.HELLO
-        return [Say(b"250 Hello, spam sender. Pleased to be wasting your time.\r\n")]
+        return self._say(HELLO)
 
-    def _rcpt(self, line: bytes) -> list[Event]:
-        recipient = _after_colon(line)
+    def _rcpt(self, line: bytes, events: list[Event]) -> None:
+        self._recipient = _after_colon(line, self._recipient)
         self.phase = Phase.RCPT
-        events: list[Event] = []
-        if recipient and self._sender:
-            events.append(Offer(self._helo, self._sender, recipient))
-        return [*events, Say(b"250 This is hurting you more than it is hurting me.\r\n")]
+        if self._recipient and self._sender:
+            events.append(Offer(self._helo, self._sender, self._recipient))
+        events.append(self._say(RCPT))
 
-    def _data(self) -> list[Event]:
+    def _data(self) -> Say:
         if not self.black:
             return self._end(self._final)
         self.phase = Phase.BODY
-        return [Say(b'354 Enter spam, end with "." on a line by itself\r\n')]
+        return self._say(DATA)
 
-    def _body(self, line: bytes) -> list[Event]:
-        if line == b".":
-            return self._end(self._final)
-        if not self._in_body:
-            self._in_body = not line
-            shown = line[:8].lower().startswith((b"from:", b"to:", b"subject:"))
-            return [Header(line)] if shown else []
-        self._body_lines += 1
-        return self._end(self._final) if self._body_lines >= BODY_LINES_MAX else []
+    def _body(self, line: bytes, events: list[Event]) -> None:
+        if self._in_body or line:
+            self._lines += 1
+        if line == b"." or self._lines >= (BODY_LINES_MAX if self._in_body else HEADER_LINES_MAX):
+            events.append(self._end(self._final))
+        elif not line and not self._in_body:
+            self._in_body, self._lines = True, 0
+        elif self._in_body and line:
+            events.append(Body(line))
+        elif line[:8].lower().startswith((b"from:", b"to:", b"subject:")):
+            events.append(Header(line))
 
-    def _end(self, reply: bytes) -> list[Event]:
+    def _say(self, reply: bytes) -> Say:
+        self._owed = True
+        return Say(reply)
+
+    def _end(self, reply: bytes) -> Say:
+        self._owed = True
         self.phase = Phase.OVER
-        return [Say(reply, close=True)]
+        self._inbox, self._at = b"", 0
+        return Say(reply, close=True)
 
 
-def black_reply(messages: Sequence[str], ip: str, code: int = 450) -> bytes:
-    """Return the multi-line refusal made of all lists' messages, each expanded and on lines of its own."""
-    lines: list[str] = []
-    for message in messages or (_FALLBACK,):
-        text = expand(message, ip)
-        lines += text.removesuffix("\n").split("\n")
-    last = len(lines) - 1
-    wire = (f"{code}{' ' if at == last else '-'}{line}\r\n" for at, line in enumerate(lines))
-    return "".join(wire).encode("ascii", "replace")
-
-
-def expand(message: str, ip: str) -> str:
-    """Expand a list's message (spamd.conf's msg): %A, %%, \\\\, \\n and \\"; enclosing quotes are dropped."""
-    if len(message) > 1 and message[0] == message[-1] == '"':
-        message = message[1:-1]
-    words = {"%A": ip, "%%": "%", "\\\\": "\\", "\\n": "\n", '\\"': '"'}
-    return _ESCAPE.sub(lambda found: words[found[0]], message)
-
-
-def _after_colon(line: bytes) -> bytes:
-    """Return what stands behind the first colon up to a blank; the ESMTP parameters behind it are dropped."""
-    words = line.partition(b":")[2].split()
-    return words[0][:VALUE_MAX] if words else b""
+def _after_colon(line: bytes, before: bytes) -> bytes:
+    """Return what stands behind the first colon up to a blank; without a colon, what was there before."""
+    _, colon, rest = line.partition(b":")
+    if not colon:
+        return before
+    return rest.lstrip(b" \t").replace(b"\t", b" ").partition(b" ")[0].rstrip(b"\r")[:VALUE_MAX]
