@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+import msgspec
 import structlog
 
 FIELD_MAX: Final = 1_000
@@ -19,6 +20,9 @@ FILE_MAX: Final = 10 << 20
 FILES_KEPT: Final = 5
 LOOK_EVERY: Final = 200  # lines between looks at whether the file is full
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_PLAIN_KINDS: Final = frozenset((int, float, bool, type(None)))
+_encode: Final = msgspec.json.Encoder().encode
 
 Event = MutableMapping[str, Any]
 
@@ -92,15 +96,17 @@ class _Stamp:
 
     def __call__(self, logger: object, method: str, event: Event) -> Event:
         stamped: Event = {
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds")[:23] + "Z",
             "level": event.pop("level", method),
             "process": self._worker,
             "event": event.pop("event"),
         }
         for key, value in event.items():
-            stamped[key] = (
-                value if isinstance(value, int | float | bool) or value is None else _cut(str(value), key)
-            )
+            kind = type(value)
+            if (kind is str and len(value) <= FIELD_MAX) or kind in _PLAIN_KINDS:
+                stamped[key] = value
+            else:
+                stamped[key] = _cut(str(value), key)
         return stamped
 
 
@@ -113,11 +119,11 @@ class _Write:
         self._as_json = as_json
 
     def __call__(self, logger: object, method: str, event: Event) -> str:
-        line = json.dumps(event, ensure_ascii=True)
+        line = _json(event)
         if self._file is not None:
-            self._file.write(line.encode() + b"\n")
+            self._file.write(line)
         try:
-            self._stream.write((line if self._as_json else text_line(event)) + "\n")
+            self._stream.write(line.decode("ascii") if self._as_json else text_line(event) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             pass
@@ -132,6 +138,14 @@ class _Nowhere:
 
     def __getattr__(self, name: str) -> Any:  # Any: any level's method
         return lambda *args, **fields: None
+
+
+def _json(event: Event) -> bytes:
+    """Return a record as one line of ASCII: what could fool a terminal or a reader is escaped."""
+    line: bytes = _encode(event)
+    if line.isascii() and b"\x7f" not in line:
+        return line + b"\n"
+    return json.dumps(event, ensure_ascii=True).replace("\x7f", "\\u007f").encode() + b"\n"
 
 
 def text_line(event: Event) -> str:

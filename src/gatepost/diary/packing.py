@@ -1,5 +1,6 @@
 """Lines of a story as octets: msgpack, compressed where that makes them shorter."""
 
+import threading
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final
@@ -11,6 +12,7 @@ COMPRESS_FROM: Final = 200
 LINES_OCTETS_MAX: Final = 64 * 1024
 """Unpacked; `Story` stops before."""
 
+_of_thread: Final = threading.local()
 _PLAIN: Final = b"\0"
 _ZSTD: Final = b"\1"
 
@@ -28,10 +30,19 @@ def pack(lines: list[Line]) -> bytes:
     """Pack lines."""
     octets = _ENCODER.encode(lines)
     if len(octets) >= COMPRESS_FROM:
-        shorter = zstandard.compress(octets, 1)
+        shorter = _compressor().compress(octets)
         if len(shorter) < len(octets):
             return _ZSTD + shorter
     return _PLAIN + octets
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """Return this thread's own: making one costs more than most stories take."""
+    made = getattr(_of_thread, "compressor", None)
+    if made is None:
+        made = _of_thread.compressor = zstandard.ZstdCompressor(level=1)
+    assert isinstance(made, zstandard.ZstdCompressor)
+    return made
 
 
 def unpack(octets: bytes) -> list[Line]:

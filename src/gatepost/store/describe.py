@@ -28,6 +28,7 @@ def describe(raw: Buffer, internal_date: Instant) -> Listing:
     root = parse(raw)
     header = root.header
     sent_at, sent_zone = parse_date_zone(header.first(b"date") or b"") or (internal_date, 0)
+    structure, body_structure = render_structure(root)
     subject, reply = base_subject(header.first(b"subject"))
     return Listing(
         size=len(raw),
@@ -35,8 +36,8 @@ def describe(raw: Buffer, internal_date: Instant) -> Listing:
         sent_zone=sent_zone,
         header_end=root.body,
         envelope=render_envelope(header),
-        structure=render_structure(root, True),
-        body_structure=render_structure(root, False),
+        structure=structure,
+        body_structure=body_structure,
         sections=pack(root),
         subject_key=subject.upper().encode("utf-8", "replace")[:KEY_OCTETS_MAX],
         from_key=_address_key(header, b"from"),

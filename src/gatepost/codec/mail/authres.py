@@ -25,11 +25,8 @@ def render(authserv_id: str, findings: Sequence[Finding]) -> bytes:
 def forged(header: HeaderBlock, raw: object, authserv_id: str) -> tuple[tuple[int, int], ...]:
     """Return where fields stand that claim results in our name: they must go before anybody reads them (§5)."""
     ours = fold(authserv_id)
-    found = []
-    for field in header.fields:
-        if field.name.lower() == b"authentication-results" and _claims(header.value(field), ours):
-            found.append((field.start, field.end))
-    return tuple(found)
+    fields = header.all(b"authentication-results")
+    return tuple([(field.start, field.end) for field in fields if _claims(header.value(field), ours)])
 
 
 def _claims(value: bytes, ours: str) -> bool:

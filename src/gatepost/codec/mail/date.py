@@ -49,7 +49,7 @@ def format_date(instant: Instant, zone: int = 0) -> str:
     at = _EPOCH + timedelta(seconds=instant // MICROSECONDS, minutes=zone)
     sign, (hours, minutes) = "-" if zone < 0 else "+", divmod(abs(zone), 60)
     day = f"{DAYS[at.weekday()]}, {at.day:02} {MONTHS[at.month - 1]} {at.year:04}"
-    return f"{day} {at:%H:%M:%S} {sign}{hours:02}{minutes:02}"
+    return f"{day} {at.hour:02}:{at.minute:02}:{at.second:02} {sign}{hours:02}{minutes:02}"
 
 
 def _year(text: bytes) -> int:

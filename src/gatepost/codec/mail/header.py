@@ -66,6 +66,8 @@ ONCE: Final = frozenset(
 )
 _TWICE: Final = {b"from": Flaw.MULTIPLE_FROM, b"content-type": Flaw.MULTIPLE_CONTENT_TYPE}
 
+_REPEATED: Final = frozenset((Flaw.DUPLICATE, *_TWICE.values()))
+
 _NAME_OCTETS: Final = bytes(octet for octet in range(0x21, 0x7F) if octet != 0x3A)  # RFC 5322 §3.6.8 ftext
 _NEXT_FIELD: Final = re.compile(rb"\n(?![ \t])")
 # A name, blanks (also folded ones) before the colon, the colon; the line and its continuation lines.
@@ -130,7 +132,13 @@ class HeaderBlock:
 
     def get(self, name: bytes) -> list[bytes]:
         """Return the raw values of all fields of that name, in order: folds and all, no line end."""
+        if name not in self._firsts:
+            return []
         return [self.value(field) for field in self.all(name)]
+
+    def count(self, name: bytes) -> int:
+        """Return how many fields have that name (lower case)."""
+        return self._names.count(name) if name in self._firsts else 0
 
     def first(self, name: bytes) -> bytes | None:
         """Return the first value of that name (lower case), unfolded and stripped; None when there is none."""
@@ -143,11 +151,15 @@ class HeaderBlock:
         return unfold(self.octets[begin + len(name) + 1 : self._ends[at]])
 
     def all(self, name: bytes) -> list[Field]:
-        """Return the places of all fields of that name, in order."""
-        name = name.lower()
+        """Return the places of all fields of that name (lower case), in order."""
         if name not in self._firsts:
             return []
         return [field for field in self.fields if field.name == name]
+
+    @property
+    def repeated(self) -> bool:
+        """Tell whether a field that may stand once stands more often."""
+        return not _REPEATED.isdisjoint(self.flaws)
 
     def value(self, field: Field) -> bytes:
         """Return one field's raw value, without the line end."""

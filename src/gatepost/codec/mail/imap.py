@@ -16,16 +16,20 @@ QUOTED_MAX: Final = 1000
 TEXT_MAX: Final = 8 << 10  # one string of an ENVELOPE; longer ones are cut
 ADDRESSES_MAX: Final = 1000
 _PLAIN: Final = re.compile(rb"[ -~]*")
+_BARE: Final = re.compile(rb"[ !#-\[\]-~]{0,%d}" % QUOTED_MAX)  # needs no backslash between its quotes
 _CONTROLS: Final = re.compile(rb"[\0\r\n]+")
 _LANGUAGE: Final = re.compile(rb"[A-Za-z0-9-]{1,40}")
 NIL: Final = b"NIL"
-EMPTY_PART: Final = b'("TEXT" "PLAIN" NIL NIL NIL "7BIT" 0 0)'
+US_ASCII: Final = b'("CHARSET" "US-ASCII")'
+EMPTY_PART: Final = b'("TEXT" "PLAIN" %b NIL NIL "7BIT" 0 0)' % US_ASCII
 
 
 def imap_string(value: bytes | None) -> bytes:
     """Return an nstring; NUL, CR and LF become a blank, for no string of an IMAP answer may hold NUL."""
     if value is None:
         return NIL
+    if _BARE.fullmatch(value):
+        return b'"%b"' % value
     if not _PLAIN.fullmatch(value):
         value = _CONTROLS.sub(b" ", value)
     if len(value) <= QUOTED_MAX and _PLAIN.fullmatch(value):
@@ -52,36 +56,47 @@ def render_envelope(header: HeaderBlock) -> bytes:
     return b"(" + b" ".join(fields) + b")"
 
 
-def render_structure(part: Part, extensions: bool) -> bytes:
-    """Return BODYSTRUCTURE (with extension data) or BODY (without)."""
+def render_structure(part: Part) -> tuple[bytes, bytes]:
+    """Return BODYSTRUCTURE (with extension data) and BODY (without), made in one walk."""
     if part.multipart:
-        inner = b"".join(render_structure(child, extensions) for child in part.children) or EMPTY_PART
-        body = inner + b" " + imap_string(part.subtype.upper())
-        if extensions:
-            body += b" " + _params(part.content_type) + _disposition(part) + _language(part)
-        return b"(" + body + b")"
-    fields = [
+        children = [render_structure(child) for child in part.children] or [(EMPTY_PART, EMPTY_PART)]
+        subtype = imap_string(part.subtype.upper())
+        extension = b" %b%b%b" % (_params(part.content_type), _disposition(part), _language(part))
+        whole, short = (b"".join(each) for each in zip(*children, strict=True))
+        return b"(%b %b%b)" % (whole, subtype, extension), b"(%b %b)" % (short, subtype)
+    first = part.header.first
+    common = b"%b %b %b %b %b %b %d" % (
         imap_string(part.maintype.upper()),
         imap_string(part.subtype.upper()),
-        _params(part.content_type),
-        imap_string(part.header.first(b"content-id")),
-        imap_string(part.header.first(b"content-description")),
+        US_ASCII if _untyped_text(part) else _params(part.content_type),
+        imap_string(first(b"content-id")),
+        imap_string(first(b"content-description")),
         imap_string(part.encoding.upper()[:100]),
-        b"%d" % (part.end - part.body),
-    ]
+        part.end - part.body,
+    )
+    extension = b" %b%b%b" % (imap_string(first(b"content-md5")), _disposition(part), _language(part))
     if part.message:
         inside = part.children[0]
-        fields += [render_envelope(inside.header), render_structure(inside, extensions), b"%d" % part.lines]
-    elif part.maintype == b"text":
-        fields.append(b"%d" % part.lines)
-    body = b" ".join(fields)
-    if extensions:
-        body += b" " + imap_string(part.header.first(b"content-md5")) + _disposition(part) + _language(part)
-    return b"(" + body + b")"
+        whole, short = render_structure(inside)
+        envelope = render_envelope(inside.header)
+        return (
+            b"(%b %b %b %d%b)" % (common, envelope, whole, part.lines, extension),
+            b"(%b %b %b %d)" % (common, envelope, short, part.lines),
+        )
+    if part.maintype == b"text":
+        common = b"%b %d" % (common, part.lines)
+    return b"(%b%b)" % (common, extension), b"(%b)" % common
+
+
+def _untyped_text(part: Part) -> bool:
+    """Tell whether a part is text for want of a Content-Type: then in US-ASCII (RFC 2045 §5.2)."""
+    return part.maintype == b"text" and part.header.first(b"content-type") is None
 
 
 def _all(header: HeaderBlock, name: bytes) -> bytes | None:
     """Join the values of a field that should stand once: To twice shows both."""
+    if not header.repeated:
+        return header.first(name)
     values = header.get(name)
     return b",".join(values) if values else None
 

@@ -33,7 +33,7 @@ def received_field(client: Client, hostname: str, envelope: Envelope, now: Insta
 
 def hops(header: HeaderBlock) -> int:
     """Return how many Received fields a mail carries: beyond a limit it goes in circles (RFC 5321 §6.3)."""
-    return sum(field.name.lower() == b"received" for field in header.fields)
+    return header.count(b"received")
 
 
 def _protocol(client: Client, envelope: Envelope) -> str:
