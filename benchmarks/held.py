@@ -1,158 +1,187 @@
-"""What a held connection costs: memory, the CPU of taking it, the CPU of a tarpit's octet a second.
+"""What a held connection costs a worker of `gatepost serve`, and what the others notice of 10,000 of them.
 
-    python benchmarks/held.py [--connections 10000] [--own]
+    python benchmarks/held.py [--connections 10000] [--json]       keeps results/held.json
 
-Callback sessions on one uvloop loop, as the tarpit holds them; the clients are another process. RSS is taken from
-/proc/self/smaps_rollup before the first and after the last connection. `--own` also measures the other ways to
-accept: uvloop's server with a bare protocol, for comparison.
+One worker, greylist on, one letter a second to every held client, as in earnest. The clients are another process,
+from many loopback sources, at most four each. Memory is the worker's RSS (/proc/PID/smaps_rollup) before the first
+and after the last connection, over their number. Meanwhile a sender on the white list connects again and again:
+the time from connect to the whole greeting line. The same is measured before, with nobody held.
 """
 
 import argparse
-import asyncio
-import gc
+import json
 import os
 import resource
+import selectors
 import signal
 import socket
-import sys
+import statistics
 import time
-from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
-import uvloop
+import machine
+from accept import cpu
+from served import Served
 
-from gatepost.aio.drive import Wire
-from gatepost.aio.listen import Limits, Listener
-from gatepost.aio.process import EventLines, raise_descriptor_limit
+from gatepost.aio.process import raise_descriptor_limit
+from gatepost.welcome.trial import KNOWN
 
-BANNER = b"220 mx.example ESMTP spamd\r\n"
-
-
-class Held:
-    """A session that says one octet a second, like the tarpit."""
-
-    __slots__ = ("at", "wire")
-
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-        self.at = 0
-        wire.attach(self)
-        wire.wake_at(time.monotonic() + 1.0)
-
-    def received(self, octets: bytes) -> None:
-        """Take no notice."""
-
-    def lost(self) -> None:
-        """Take no notice."""
-
-    def due(self, steady: float) -> None:
-        """Say the next octet."""
-        self.wire.write(BANNER[self.at : self.at + 1])
-        self.at = (self.at + 1) % len(BANNER)
-        self.wire.wake_at(steady + 1.0)
+PER_SOURCE: Final = 4
+TARGET_OCTETS: Final = 4096
+TARGET_P99_MS: Final = 100.0
 
 
-class Bare(asyncio.Protocol):
-    """The least that uvloop's own server can hold."""
-
-    __slots__ = ("transport",)
-    held: "list[Bare]" = []  # noqa: RUF012
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self.transport = transport
-        Bare.held.append(self)
+def memory(pid: int) -> int:
+    """Return the RSS of a process in octets."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
 
 
-def memory() -> int:
-    """Return the RSS of this process in octets."""
-    with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Rss:"))
-
-
-def clients(port: int, count: int, go: int) -> None:
-    """Open `count` connections from many loopback sources when told, and hold them."""
-    raise_descriptor_limit()
-    os.read(go, 1)
-    held = []
+def open_held(port: int, count: int) -> list[socket.socket]:
+    """Open connections from sources of their own; nothing is said."""
+    clients = []
     for at in range(count):
-        sock = socket.socket()
-        sock.bind((f"127.0.{1 + at // 4000}.{1 + at % 250}", 0))
-        sock.connect(("127.0.0.1", port))
-        held.append(sock)
-    signal.pause()
+        number = at // PER_SOURCE
+        client = socket.socket()
+        client.bind((f"127.{10 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}", 0))
+        client.connect(("127.0.0.1", port))
+        client.setblocking(False)
+        clients.append(client)
+    return clients
 
 
-async def measure(name: str, count: int, start: Callable[[socket.socket], Callable[[], int]]) -> None:
-    """Take `count` connections and print what they cost."""
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    sock.listen(1024)
-    held = start(sock)
-    await asyncio.sleep(0.1)
-    reader, writer = os.pipe()
+def letters(clients: list[socket.socket], seconds: float) -> tuple[int, int]:
+    """Read for a time; return the letters that came and the clients that were closed."""
+    came = closed = 0
+    ends = time.monotonic() + seconds
+    with selectors.EpollSelector() as selector:
+        for client in clients:
+            selector.register(client, selectors.EVENT_READ)
+        while (left := ends - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                octets = key.fileobj.recv(4096)  # type: ignore[union-attr]  # we registered sockets
+                came += len(octets)
+                if not octets:
+                    closed += 1
+                    selector.unregister(key.fileobj)
+    return came, closed
+
+
+def holder(port: int, count: int, told: socket.socket) -> None:
+    """Be the process of the held clients: open them, then answer each request with letters and closed ones."""
+    raise_descriptor_limit()
+    began = time.perf_counter()
+    clients = open_held(port, count)
+    told.sendall(json.dumps({"opened_in_s": time.perf_counter() - began}).encode())
+    while asked := told.recv(100):
+        told.sendall(json.dumps(letters(clients, float(asked))).encode())
+
+
+def greetings(port: int, count: int) -> list[float]:
+    """Return how long a white sender waits for the greeting, in ms, `count` times, one after the other."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        with socket.create_connection(("127.0.0.1", port), 30, (KNOWN, 0)) as client:
+            said = b""
+            while not said.endswith(b"\r\n"):
+                octets = client.recv(500)
+                if not octets:
+                    raise ConnectionError(f"the white sender was closed after {said!r}")
+                said += octets
+            times.append((time.perf_counter() - began) * 1000)
+            client.sendall(b"QUIT\r\n")
+        time.sleep(0.02)
+    return times
+
+
+def waits(times: list[float]) -> dict[str, float]:
+    """Return median, p99 and the longest."""
+    ordered = sorted(times)
+    p99 = ordered[max(0, int(len(ordered) * 0.99) - 1)]
+    return {
+        "p50_ms": round(statistics.median(ordered), 2),
+        "p99_ms": round(p99, 2),
+        "max_ms": round(ordered[-1], 2),
+    }
+
+
+def hold(server: Served, options: argparse.Namespace) -> machine.Figures:
+    """Measure with nobody held, then with all."""
+    worker, count = server.worker(), options.connections
+    alone = waits(greetings(server.port, options.greetings))
+    ours, theirs = socket.socketpair()
+    octets, used = memory(worker), cpu([worker])
     child = os.fork()
     if child == 0:
+        ours.close()
         try:
-            clients(sock.getsockname()[1], count, reader)
+            holder(server.port, count, theirs)
         finally:
             os._exit(1)
-    gc.collect()
-    before, cpu, began = memory(), time.process_time(), time.monotonic()
-    os.write(writer, b"g")
-    while held() < count:
-        await asyncio.sleep(0.02)
-    took, spent = time.monotonic() - began, time.process_time() - cpu
-    await asyncio.sleep(2.5)
-    gc.collect()
-    after, cpu, began = memory(), time.process_time(), time.monotonic()
-    await asyncio.sleep(5)
-    idle = (time.process_time() - cpu) / (time.monotonic() - began)
-    print(
-        f"{name:<8} {count} held: {(after - before) / count:,.0f} octets RSS each; "
-        f"accepted {count / took:,.0f}/s, {spent / count * 1e6:.0f} us CPU each; "
-        f"then {idle * 100:.1f} % of a core"
-    )
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-
-
-def ours(sock: socket.socket) -> Callable[[], int]:
-    """Start a Listener of ours with tarpit sessions."""
-    limits = Limits(total=0, per_peer=0, per_peer_minute=0)
-
-    def accept(wire: Wire) -> None:
-        Held(wire)
-
-    listener = Listener(sock, accept, limits=limits, name="held", log=EventLines())
-    listener.start()
-    return lambda: listener.open
-
-
-def theirs(sock: socket.socket) -> Callable[[], int]:
-    """Start uvloop's server with a bare protocol."""
-    loop = asyncio.get_running_loop()
-    serving = loop.create_task(loop.create_server(Bare, sock=sock))
-    serving.add_done_callback(lambda task: task.result())
-    return lambda: len(Bare.held)
+    theirs.close()
+    try:
+        opened = json.loads(ours.recv(1000))["opened_in_s"]
+        time.sleep(3)
+        taking, each = cpu([worker]) - used, (memory(worker) - octets) / count
+        used, began = cpu([worker]), time.monotonic()
+        ours.sendall(b"%g" % options.seconds)
+        came, closed = json.loads(ours.recv(1000))
+        pace = (cpu([worker]) - used) / (time.monotonic() - began)
+        ours.sendall(b"1")
+        ours.recv(1000)
+        beside = waits(greetings(server.port, options.greetings))
+        later = (memory(worker) - octets) / count
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return {
+        "held": count - closed,
+        "asked_for": count,
+        "rss_octets_each": round(each),
+        "rss_octets_each_later": round(later),
+        "opened_per_s": round(count / opened),
+        "cpu_us_to_take_one": round(taking / count * 1e6),
+        "letters_per_s_each": round(came / count / options.seconds, 3),
+        "share_of_a_core": round(pace, 3),
+        "white_greeting_alone": alone,
+        "white_greeting_beside": beside,
+        "targets_met": {
+            f"all {count} held": closed == 0 and came > 0.8 * count * options.seconds,
+            f"at most {TARGET_OCTETS} octets RSS each": max(each, later) <= TARGET_OCTETS,
+            f"white greeting under {TARGET_P99_MS:g} ms at p99": beside["p99_ms"] < TARGET_P99_MS,
+        },
+    }
 
 
 def main() -> None:
-    """Measure in a process of its own each, and print."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--connections", type=int, default=10_000)
-    arguments.add_argument("--own", action="store_true")
-    options = arguments.parse_args()
-    count = min(options.connections, raise_descriptor_limit() - 200)
-    ways = {"gatepost": ours} | ({"uvloop": theirs} if options.own else {})
-    for name, start in ways.items():
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            uvloop.run(measure(name, count, start))
-            sys.stdout.flush()
-            os._exit(0)
-        os.waitpid(child, 0)
-    print(f"descriptors: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}")
+    """Start a server, measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--connections", type=int, default=10_000)
+    parser.add_argument("--greetings", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long the letters are counted")
+    parser.add_argument("--json", action="store_true", help="keep the result in results/held.json")
+    options = parser.parse_args()
+    where = machine.described()
+    limit = raise_descriptor_limit()
+    if limit < options.connections + 300:
+        parser.error(f"the descriptor limit is {limit}: raise it (ulimit -Hn) or ask for fewer --connections")
+    gate = {
+        "exempt": "[]",
+        "stutter": '"1s"',
+        "grey_stutter": '"90s"',
+        "connections": str(options.connections + 100),
+        "source_connections": str(PER_SOURCE),
+    }
+    server = Served(1, gate)
+    try:
+        figures = hold(server, options) | {"descriptor_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
+    finally:
+        server.stop()
+    print(json.dumps(figures, indent=1))
+    if options.json:
+        machine.keep("held", figures, where)
 
 
 if __name__ == "__main__":

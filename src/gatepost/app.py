@@ -57,6 +57,7 @@ from gatepost.store.mailbox import Mailboxes
 from gatepost.store.message import append_notice, append_steps
 from gatepost.view import pop3
 from gatepost.view.imap.serve import serve as serve_imap
+from gatepost.view.news import MailboxNews
 from gatepost.view.services import Services as ViewServices
 
 DRAIN_S: Final = 30.0
@@ -173,6 +174,7 @@ class Worker:
 
     async def _build_path(self) -> None:
         config, mail = self._config, self._databases.mail
+        spool_dir = config.data_dir / "spool"
         ruleset = await asyncio.to_thread(load_rules, config.policy, self._log.warning)
         self._policy = Policy(config.policy, ruleset, own_names=(config.hostname,))
         key_file = await asyncio.to_thread(KeyFile.open, config.data_dir / "secret.key")
@@ -195,7 +197,7 @@ class Worker:
             names=self._resolver,
             refusals=self._refusals,
             throttle=self._throttle,
-            spool=lambda: Spool(config.data_dir / "spool", self._budget),
+            spool=lambda: Spool(spool_dir, self._budget),
             certificates=self._certificates,
             log=self._log,
             pause=asyncio.sleep,
@@ -205,8 +207,9 @@ class Worker:
             settings=config.view,
             hostname=config.hostname,
             clock=self._clock,
-            database=mail,
+            news=MailboxNews(mail),
             mailboxes=self._mailboxes,
+            spool=lambda: Spool(spool_dir, self._budget),
             accounts=self._directory,
             attempts=self._throttle,
             certificates=self._certificates,

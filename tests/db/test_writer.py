@@ -1,6 +1,7 @@
 """The writer of a SQLite file: what a batch does to its units, and which files are not opened at all."""
 
 import os
+import threading
 from pathlib import Path
 
 import apsw
@@ -8,6 +9,7 @@ import pytest
 
 from gatepost.db import files, writer
 from gatepost.db.files import BROKEN, CLOSED, LOGGED, DatabaseDamaged, DatabaseInUse, refuse_old_sqlite
+from gatepost.db.room import Floor, Room
 from gatepost.db.unit import Clash, NoRoom, Schema, Step, Unhealthy, Unmet
 from gatepost.db.writer import Writer
 from tests.db.world import ALL, IDS, RENAME, WRONG, add, named, open_writer
@@ -107,7 +109,7 @@ def test_a_damaged_page_is_refused_with_a_remedy(tmp_path: Path) -> None:
     octets = bytearray(path.read_bytes())
     octets[20 * files.PAGE_OCTETS : 20 * files.PAGE_OCTETS + 16] = b"\xff" * 16
     path.write_bytes(octets)
-    with pytest.raises(DatabaseDamaged, match=r"mail\.db is damaged .* gatepost restore"):
+    with pytest.raises(DatabaseDamaged, match=r"mail\.db is damaged .*`gatepost restore`"):
         open_writer(tmp_path)
     assert path.read_bytes() == octets
 
@@ -177,6 +179,17 @@ def test_below_the_floor_only_small_units_pass(tmp_path: Path) -> None:
     own.close()
 
 
+def test_a_disk_that_does_not_say_what_is_free_takes_no_mail(tmp_path: Path) -> None:
+    steady = [0.0]
+    room = Room(tmp_path / "mail.db", Floor(0), lambda: steady[0])
+    found = [room.short]
+    for folder in (tmp_path / "not there", tmp_path):
+        room._folder = folder
+        steady[0] += 2.0
+        found.append(room.short)
+    assert found == [False, True, False]
+
+
 def test_the_ballast_is_there_while_there_is_room(tmp_path: Path) -> None:
     own = open_writer(tmp_path)
     assert (tmp_path / "mail.ballast").stat().st_size == 8 << 20
@@ -197,6 +210,7 @@ def test_a_log_that_readers_hold_back_ends_in_no_room_and_recovers(
         answers += own.commit_batch([named(add(key, content=os.urandom(100_000)))])
         own.between_batches()
     assert isinstance(answers[-1], NoRoom)
+    assert files.log_octets(tmp_path / "mail.db") < 2 << 20
     reader.execute("COMMIT")
     assert own.commit_batch([named(add(100))]) == [()]
     reader.close()
@@ -218,10 +232,34 @@ def test_a_long_log_is_begun_anew_between_batches(tmp_path: Path, monkeypatch: p
 def test_a_small_log_is_copied_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_OCTETS", 64 << 10)
     own = open_writer(tmp_path)
-    for key in range(1, 400):
-        own.commit_batch([named(add(key, content=os.urandom(8_000)))])
-    assert files.log_octets(tmp_path / "mail.db") < 2 << 20  # 3.2 MB were written
+    longest = 0
+    for key in range(1, 1000):
+        assert own.commit_batch([named(add(key, content=os.urandom(8_000)))]) == [()]
+        if own._wal_octets < longest:  # begun anew, though the writer itself copied nothing
+            break
+        longest = own._wal_octets
+        if own._checkpoints.wanted.is_set():
+            threading.Event().wait(0.005)  # the disk's turn
+    else:
+        pytest.fail("the log only grew")
     own.close()
+
+
+def test_a_commit_copies_nothing_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "CHECKPOINT_OCTETS", 64 << 10)
+    own = open_writer(tmp_path)
+    assert own._connection.pragma("wal_autocheckpoint") == 0
+    size = (tmp_path / "mail.db").stat().st_size
+    own._checkpoints._ends = True  # as if the disk took for ever
+    own._checkpoints.wanted.set()
+    own._checkpoints._thread.join()
+    for key in range(1, 60):
+        assert own.commit_batch([named(add(key, content=os.urandom(8_000)))]) == [()]
+        own.between_batches()
+    assert (tmp_path / "mail.db").stat().st_size == size
+    assert files.log_octets(tmp_path / "mail.db") > 59 * 8_000
+    own.close()
+    assert len(ids(tmp_path)) == 59
 
 
 def test_an_empty_schema_is_a_database_too(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_facts_of_a_message() -> None:
                 b'* 1 FETCH (ENVELOPE (%b NIL NIL NIL "<one@sender.example>"))' % shown
             ]
             lines = MAIL.count(b"\r\n") - HEADER.count(b"\r\n")
-            shape = b'"TEXT" "PLAIN" NIL NIL NIL "7BIT" %d %d' % (len(TEXT), lines)
+            shape = b'"TEXT" "PLAIN" ("CHARSET" "US-ASCII") NIL NIL "7BIT" %d %d' % (len(TEXT), lines)
             (said,) = await talk.ok("FETCH 1 BODY")
             assert said.upper() == b"* 1 FETCH (BODY (%b))" % shape
             (said,) = await talk.ok("FETCH 1 BODYSTRUCTURE")

@@ -26,6 +26,7 @@ def test_select_tells_what_a_client_needs() -> None:
                 b"* OK [UNSEEN 2] First unseen",
                 b"* OK [UIDVALIDITY %d] UIDs valid" % validity,
                 b"* OK [UIDNEXT 3] Predicted next UID",
+                b"* OK [HIGHESTMODSEQ 3] Highest",
                 b"OK [READ-WRITE] Select completed",
             ]
             said = await talk.do("EXAMINE INBOX")

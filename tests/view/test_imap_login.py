@@ -7,7 +7,10 @@ import pytest
 
 from tests.view.world import World, responses, scene
 
-IN = b"IMAP4rev1 LITERAL+ SASL-IR ID ENABLE IDLE NAMESPACE CHILDREN UNSELECT UIDPLUS MOVE SPECIAL-USE"
+IN = (
+    b"IMAP4rev1 LITERAL+ SASL-IR ID ENABLE IDLE NAMESPACE CHILDREN UNSELECT UIDPLUS MOVE SPECIAL-USE"
+    b" CONDSTORE ESEARCH STATUS=SIZE LIST-EXTENDED LIST-STATUS"
+)
 
 
 def plain(user: str, password: str = "secret", acting_as: str = "") -> str:
@@ -50,7 +53,8 @@ def test_id_enable_namespace_noop_and_logout() -> None:
         async with here.imap() as talk:
             assert await talk.ok('ID ("name" "mutt" "version" NIL)') == [b'* ID ("name" "gatepost")']
             assert await talk.ok("ID NIL") == [b'* ID ("name" "gatepost")']
-            assert await talk.ok("ENABLE CONDSTORE") == [b"* ENABLED"]
+            assert await talk.ok("ENABLE QRESYNC") == [b"* ENABLED"]
+            assert await talk.ok("ENABLE QRESYNC condstore") == [b"* ENABLED CONDSTORE"]
             assert await talk.ok("NAMESPACE") == [b'* NAMESPACE (("" "/")) NIL NIL']
             assert await talk.ok("noop") == []
             assert await talk.do("LOGOUT") == [b"* BYE Logging out", b"OK Logout completed"]
@@ -362,10 +366,46 @@ def test_a_mistake_now_and_then_ends_no_session() -> None:
 def test_silence_before_login_ends_the_session() -> None:
     async def play(here: World) -> None:
         async with here.imap("") as talk:
-            assert await talk.wait(100.0) == b""
+            assert await talk.wait(29.0) == b""
             await talk.ok("NOOP")
-            assert await talk.wait(81.0) == b"* BYE Autologout; idle for too long\r\n"
+            assert await talk.wait(29.0) == b""
+            assert await talk.wait(1.0) == b"* BYE Autologout; idle for too long\r\n"
             assert talk.wire.closed
+
+    scene(play)
+
+
+def test_letters_before_login_win_no_time() -> None:
+    async def play(here: World) -> None:
+        async with here.imap("") as talk:
+            for letter in b"a NO":
+                await talk.send(bytes((letter,)))
+                assert await talk.wait(7.0) == b""
+            await talk.send(b"O")
+            assert await talk.wait(2.0) == b"* BYE Autologout; idle for too long\r\n"
+
+    scene(play)
+
+
+def test_commands_before_login_win_three_minutes_at_most() -> None:
+    async def play(here: World) -> None:
+        async with here.imap("") as talk:
+            for _ in range(7):
+                await talk.ok("NOOP")
+                assert await talk.wait(25.0) == b""
+            await talk.ok("NOOP")
+            assert await talk.wait(5.0) == b"* BYE Autologout; idle for too long\r\n"
+
+    scene(play)
+
+
+def test_a_tls_handshake_may_take_a_minute() -> None:
+    async def play(here: World) -> None:
+        async with here.imap("", tls=False) as talk:
+            await talk.ok("STARTTLS")
+            assert await talk.wait(59.0) == b""
+            await talk.ok("NOOP")
+            assert await talk.wait(30.0) == b"* BYE Autologout; idle for too long\r\n"
 
     scene(play)
 

@@ -73,6 +73,21 @@ def test_a_message_that_came_and_went_is_never_heard_of() -> None:
     scene(play)
 
 
+@pytest.mark.parametrize(
+    "command", ["EXPUNGE", "UID EXPUNGE 1", r"STORE 2 FLAGS.SILENT (\Draft)", "FETCH 2 BODY[]"]
+)
+def test_what_a_session_does_itself_hides_nothing_that_another_did(command: str) -> None:
+    async def play(here: World) -> None:
+        await here.deliver(MAIL, MAIL)
+        async with here.imap(select="INBOX") as one, here.imap(select="INBOX") as two:
+            for flag in (rb"\Flagged", rb"\Answered"):
+                await two.ok(b"STORE 1 FLAGS.SILENT (%b)" % flag)
+                told = await one.ok(command) + await one.ok("NOOP")
+                assert b"* 1 FETCH (UID 1 FLAGS (%b))" % flag in told
+
+    scene(play)
+
+
 def test_a_flag_that_both_set_is_told_to_both() -> None:
     async def play(here: World) -> None:
         await here.deliver()

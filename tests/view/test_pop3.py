@@ -318,9 +318,19 @@ def test_a_line_without_an_end_ends_the_session() -> None:
 def test_a_client_that_dawdles_before_login_is_sent_away() -> None:
     async def play(here: World) -> None:
         async with here.pop3("") as talk:
-            await talk.wait(120.0)
-            await talk.say("CAPA")
-            assert await talk.wait(60.0) == b"-ERR [SYS/TEMP] Disconnected for inactivity.\r\n"
+            for _ in range(6):
+                assert await talk.wait(29.0) == b""
+                await talk.say("CAPA")
+            assert await talk.wait(6.0) == b"-ERR [SYS/TEMP] Disconnected for inactivity.\r\n"
+        async with here.pop3("") as talk:
+            for letter in b"CA":
+                await talk.send(bytes((letter,)))
+                assert await talk.wait(14.0) == b""
+            assert await talk.wait(2.0) == b"-ERR [SYS/TEMP] Disconnected for inactivity.\r\n"
+        async with here.pop3("", tls=False) as talk:
+            await talk.say("STLS")
+            assert await talk.wait(59.0) == b""
+            assert await talk.wait(1.0) == b"-ERR [SYS/TEMP] Disconnected for inactivity.\r\n"
 
     scene(play)
 

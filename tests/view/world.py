@@ -25,6 +25,7 @@ from gatepost.base.ids import Minter
 from gatepost.base.units import Octets
 from gatepost.blobs import sql as blobs_sql
 from gatepost.blobs.bodies import Blobs
+from gatepost.blobs.spool import Spool, SpoolBudget
 from gatepost.db.unit import Database, Unit
 from gatepost.intake.auth import Throttle
 from gatepost.intake.settings import IntakeSettings
@@ -34,11 +35,13 @@ from gatepost.store.model import MailboxId
 from gatepost.store.verbs import create_default_mailboxes_steps
 from gatepost.view import pop3
 from gatepost.view.imap.serve import serve as serve_imap
+from gatepost.view.news import MailboxNews
 from gatepost.view.services import Services, Wire
 from gatepost.view.settings import ViewSettings
 from tests.support.databases import open_sqlite
 from tests.support.wire import PATIENCE, START, MemoryWire, MovedClock
 
+MEMORY, DISK = 8 << 20, 64 << 20
 CHEAP = AccountSettings(password_rounds=1, password_memory=Octets(64 << 10))
 SCHEMAS = (accounts_sql.SCHEMA, blobs_sql.SCHEMA, store_sql.SCHEMA)
 SERVE: Final[dict[str, Callable[[Wire, Services], Coroutine[object, object, None]]]] = {
@@ -91,6 +94,7 @@ class World:
     clock: MovedClock
     mailboxes: Mailboxes
     log: Notebook
+    budget: SpoolBudget
     accounts: dict[str, AccountId] = field(default_factory=dict)
 
     def change(self, **settings: object) -> None:
@@ -243,14 +247,16 @@ async def world(**settings: object) -> AsyncIterator[World]:
     """Set up the readers; no session may end with an error of ours."""
     minter, clock, log = Minter(0), MovedClock(), Notebook()
     with TemporaryDirectory(prefix="gatepost-view-") as folder:
+        budget = SpoolBudget(MEMORY, DISK)
         async with open_sqlite(SCHEMAS) as database:
             mailboxes = Mailboxes(database, Blobs(database, Path(folder) / "bodies"), minter)
             services = Services(
                 settings=ViewSettings(**settings),  # type: ignore[arg-type]  # named by the tests
                 hostname="mx.example",
                 clock=clock,
-                database=database,
+                news=MailboxNews(database),
                 mailboxes=mailboxes,
+                spool=lambda: Spool(Path(folder) / "spool", budget),
                 accounts=Directory(database, hasher(), clock, CHEAP),
                 attempts=Throttle(IntakeSettings()),
                 certificates=Holder(),
@@ -258,12 +264,13 @@ async def world(**settings: object) -> AsyncIterator[World]:
                 pause=clock.pause,
                 sessions=Counter(),
             )
-            made = World(services, database, clock, mailboxes, log)
+            made = World(services, database, clock, mailboxes, log, budget)
             for user, quota in (("bob", NO_QUOTA), ("alice", NO_QUOTA), ("full", Quota(messages=1))):
                 made.accounts[user] = await _person(database, minter, user, quota)
             yield made
             assert log.events("imap_bug", "pop3_bug") == []
             assert not services.sessions, "a session kept its place"
+            assert (budget.memory, budget.disk) == (MEMORY, DISK), "a session kept its spool"
 
 
 async def _person(database: Database, minter: Minter, user: str, quota: Quota) -> AccountId:

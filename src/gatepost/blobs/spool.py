@@ -21,10 +21,14 @@ class SpoolBudget:
         self.memory = memory
         self.disk = disk
 
-    def take(self, memory: int, disk: int) -> None:
-        """Take from the budget; NoRoom where it is used up."""
+    def foresee(self, memory: int, disk: int) -> None:
+        """Raise NoRoom where so much is not left now; takes nothing."""
         if memory > self.memory or disk > self.disk:
             raise NoRoom("too many messages are arriving at once")
+
+    def take(self, memory: int, disk: int) -> None:
+        """Take from the budget; NoRoom where it is used up."""
+        self.foresee(memory, disk)
         self.memory -= memory
         self.disk -= disk
 
@@ -48,6 +52,10 @@ class Spool:
         self._taken = 0
         self._disk = 0
         self.size = 0
+
+    def foresee(self, size: int) -> None:
+        """Raise NoRoom where a message of that size would not find room if it came now."""
+        self._budget.foresee(min(size, IN_MEMORY_MAX), size if size > IN_MEMORY_MAX else 0)
 
     def write(self, octets: bytes) -> None:
         """Add octets; NoRoom where memory, budget or disk do not hold them: then only `close` is left to do."""
@@ -77,7 +85,8 @@ class Spool:
     def close(self) -> None:
         """Let everything go; a second call does nothing."""
         if self._map is not None:
-            self._map.close()
+            with contextlib.suppress(BufferError):  # a thread whose caller was cancelled still reads: it goes last
+                self._map.close()
             self._map = None
         if self._file is not None:
             with contextlib.suppress(OSError):  # what could not be written is not wanted any more

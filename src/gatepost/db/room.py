@@ -45,7 +45,11 @@ class Room:
         self._ballast.unlink(missing_ok=True)
 
     def _look(self) -> None:
-        disk = os.statvfs(self._folder)
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError:  # a disk that does not say how much is left is no place for more mail
+            self._short = True
+            return
         self._short = disk.f_bavail * disk.f_frsize < self._floor
         if not self._short and not self._ballast.exists():
             try:

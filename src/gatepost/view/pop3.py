@@ -43,6 +43,8 @@ class Pop3Session:
         self._read: set[int] = set()
         self._bad = 0
         self._opened_at = services.clock.steady()
+        self._line_due = self._opened_at + services.settings.login_line_time
+        self._shaking = False
         self._over = False
 
     async def serve(self) -> None:
@@ -72,7 +74,7 @@ class Pop3Session:
             if line is not None:
                 return line
             settings = self._services.settings
-            deadline = self._opened_at + settings.login_time
+            deadline = min(self._line_due, self._opened_at + settings.login_time)
             if self._account is not None:
                 deadline = self._services.clock.steady() + settings.pop3_idle_time
             octets = await self._wire.read(deadline)
@@ -81,6 +83,13 @@ class Pop3Session:
             self._lines.feed(octets)
 
     async def _take(self, line: bytes) -> None:
+        await self._obey(line)
+        settings = self._services.settings
+        patience = 2 if self._shaking else 1
+        self._shaking = False
+        self._line_due = self._services.clock.steady() + patience * settings.login_line_time
+
+    async def _obey(self, line: bytes) -> None:
         command = parse_command(line)
         commands = TRANSACTION if self._account is not None else AUTHORIZATION
         run = commands.get(command.verb) if command is not None else None
@@ -135,6 +144,7 @@ class Pop3Session:
             raise Err("Plaintext behind STLS.")
         self._say("+OK Begin TLS negotiation now.")
         self._user = b""
+        self._shaking = True
         self._wire.start_tls(certificates.context)
 
     async def _user_name(self, command: Command) -> None:

@@ -10,8 +10,9 @@ from gatepost.accounts.model import Account, Overloaded
 from gatepost.base.clock import Clock, Instant
 from gatepost.base.envelope import Tls
 from gatepost.base.ports import Log
-from gatepost.db.unit import Database
+from gatepost.blobs.spool import Spool
 from gatepost.store.mailbox import Mailboxes
+from gatepost.view.news import MailboxNews
 from gatepost.view.settings import ViewSettings
 
 FAILURES_MAX: Final = 3
@@ -56,13 +57,14 @@ class Certificates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All that a session uses. `sessions` counts logged-in sessions by (user, address)."""
+    """All that a session uses. `spool` makes an empty spool; `sessions` counts logins by (user, address)."""
 
     settings: ViewSettings
     hostname: str
     clock: Clock
-    database: Database
+    news: MailboxNews
     mailboxes: Mailboxes
+    spool: Callable[[], Spool]
     accounts: Accounts
     attempts: Attempts
     certificates: Certificates | None

@@ -18,6 +18,9 @@ class ViewSettings:
     login_time: Seconds = Seconds(180)
     """How long a client may take to log in."""
 
+    login_line_time: Seconds = Seconds(30)
+    """How long it may take for each line until then; twice that for the first one behind STARTTLS."""
+
     idle_time: Seconds = Seconds(30 * 60)
     """How long a client may be silent (RFC 9051 §5.4 asks for at least 30 min)."""
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatepost.codec.imap.reader import AFTER_LOGIN, Bounds, Event, GoOn, Reader, TooBig, Whole
+from gatepost.codec.imap.reader import AFTER_LOGIN, Bounds, Event, GoOn, Message, Piece, Reader, TooBig, Whole
 
 SMALL = Bounds(line=20, literal=10, total=40, literals=3, append=60)
 PIECES = st.sampled_from(
@@ -15,6 +15,8 @@ PIECES = st.sampled_from(
         b"a LOGIN {0+}\r\n",
         b" {2+}\r\n\r\n",
         b"a APPEND x {30+}\r\n",
+        b"a append x {5}\r\n",
+        b"a APPEND {1+}\r\nx",
         b"b uid x {11}\r\n",
         b"{11+}\r\n",
         b"{99999999999999999999}\r\n",
@@ -35,6 +37,8 @@ def read(reader: Reader, *pieces: bytes) -> list[Event]:
     for piece in pieces:
         reader.feed(piece)
         while (event := reader.next()) is not None:
+            if isinstance(event, Piece) and found and isinstance(found[-1], Piece):
+                event = Piece(found.pop().octets + event.octets)  # type: ignore[union-attr]  # it was looked at
             found.append(event)
     return found
 
@@ -95,11 +99,50 @@ def test_a_command_has_so_many_literals_and_octets() -> None:
 
 @pytest.mark.row("IMAP-09")
 def test_only_append_has_a_large_literal() -> None:
-    assert read(Reader(SMALL), b"a APPEND x {60+}\r\n" + b"m" * 60 + b"\r\n")[0] == Whole(
-        b"a APPEND x {60+}\r\n" + b"m" * 60
-    )
+    assert read(Reader(SMALL), b"a APPEND x {60+}\r\n" + b"m" * 60 + b"\r\n") == [
+        Message(b"a", 60, False),
+        Piece(b"m" * 60),
+        Whole(b"a APPEND x {60+}\r\n"),
+    ]
     assert read(Reader(SMALL), b"a append x {61}\r\n") == [TooBig(b"a", "literal too big", False)]
     assert read(Reader(SMALL), b"a COPY x {60}\r\n") == [TooBig(b"a", "literal too big", False)]
+
+
+def test_the_mailbox_of_an_append_may_be_a_literal_and_is_bounded_as_such() -> None:
+    assert read(Reader(SMALL), b"a APPEND {2}\r\nxy (f) {20}\r\n" + b"m" * 20 + b"\r\n") == [
+        GoOn(),
+        Message(b"a", 20, True),
+        Piece(b"m" * 20),
+        Whole(b"a APPEND {2}\r\nxy (f) {20}\r\n"),
+    ]
+    assert read(Reader(SMALL), b"a APPEND {11}\r\n") == [TooBig(b"a", "literal too big", False)]
+
+
+def test_a_second_literal_behind_a_message_is_an_ordinary_one() -> None:
+    said = read(Reader(SMALL), b"a APPEND x {20+}\r\n" + b"m" * 20 + b" {2+}\r\nhi\r\n")
+    assert said[1:] == [Piece(b"m" * 20), Whole(b"a APPEND x {20+}\r\n {2+}\r\nhi")]
+    ended = read(Reader(SMALL), b"a APPEND x {20+}\r\n" + b"m" * 20 + b" {11+}\r\n")
+    assert ended[2:] == [TooBig(b"a", "literal too big", True)]
+
+
+def test_before_login_append_is_a_command_like_others() -> None:
+    assert read(Reader(), b"a APPEND x {5000}\r\n") == [TooBig(b"a", "literal too big", False)]
+
+
+def test_a_refused_message_is_not_waited_for() -> None:
+    reader = Reader(SMALL)
+    assert read(reader, b"a APPEND x {20}\r\n") == [Message(b"a", 20, True)]
+    reader.refuse()
+    assert read(reader, b"b NOOP\r\n") == [Whole(b"b NOOP")]
+
+
+def test_a_message_is_not_held() -> None:
+    reader = Reader(AFTER_LOGIN)
+    read(reader, b"a APPEND x {1000000+}\r\n")
+    for _ in range(10):
+        assert read(reader, b"m" * 100_000) == [Piece(b"m" * 100_000)]
+        assert reader.held == 0
+    assert read(reader, b"\r\n") == [Whole(b"a APPEND x {1000000+}\r\n")]
 
 
 def test_lines_that_are_no_commands_are_taken_as_they_are() -> None:

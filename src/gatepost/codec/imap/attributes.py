@@ -22,6 +22,7 @@ class Fact(Enum):
     ENVELOPE = "ENVELOPE"
     STRUCTURE = "BODYSTRUCTURE"
     BODY = "BODY"
+    MODSEQ = "MODSEQ"
 
 
 class Cut(Enum):

@@ -86,6 +86,13 @@ class InBody:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedAt:
+    """The modseq is at least this (RFC 7162 §3.1.5)."""
+
+    modseq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Not:
     """The contrary."""
 
@@ -107,7 +114,7 @@ class Every:
     keys: tuple["Key", ...]
 
 
-Key = All | HasFlag | InSet | Size | Day | InField | InBody | Not | Either | Every
+Key = All | HasFlag | InSet | Size | Day | InField | InBody | ChangedAt | Not | Either | Every
 
 
 class BadCharset(ValueError):
@@ -122,6 +129,21 @@ def parse_search(tokens: Tokens) -> Key:
             raise BadCharset(charset.decode("ascii", "replace"))
         tokens.space()
     return _Parser(tokens).every()
+
+
+def asks_modseq(key: Key) -> bool:
+    """Tell whether MODSEQ is among the keys: then the answer tells the highest one found."""
+    match key:
+        case ChangedAt():
+            return True
+        case Not(key=inner):
+            return asks_modseq(inner)
+        case Either(one=one, other=other):
+            return asks_modseq(one) or asks_modseq(other)
+        case Every(keys=keys):
+            return any(map(asks_modseq, keys))
+        case _:
+            return False
 
 
 class _Parser:
@@ -170,6 +192,8 @@ class _Parser:
             case b"KEYWORD" | b"UNKEYWORD":
                 tokens.space()
                 return HasFlag(tokens.flag(), name == b"KEYWORD")
+            case b"MODSEQ":
+                return self._modseq()
             case b"LARGER" | b"SMALLER":
                 tokens.space()
                 return Size(tokens.number(), name == b"LARGER")
@@ -186,6 +210,18 @@ class _Parser:
         if name in _DATES:
             return self._day(name)
         raise BadSyntax(f"unknown search key {name.decode('ascii', 'replace')}")
+
+    def _modseq(self) -> ChangedAt:
+        """Read a modseq; every flag of a message shares one here, so the entry that may be named says nothing."""
+        tokens = self._tokens
+        tokens.space()
+        if tokens.ahead(b'"'):
+            tokens.string()
+            tokens.space()
+            if tokens.word() not in (b"ALL", b"PRIV", b"SHARED"):
+                raise BadSyntax("expected all, priv or shared")
+            tokens.space()
+        return ChangedAt(tokens.number())
 
     def _text(self) -> str:
         self._tokens.space()

@@ -64,6 +64,7 @@ class Pattern:
     def __init__(self, pattern: str, separator: str = "/") -> None:
         self._pieces = re.sub(r"[*%]+", lambda run: "*" if "*" in run[0] else "%", pattern)
         self._separator = separator
+        self._plain = "*" not in self._pieces and "%" not in self._pieces
 
     def matches(self, name: str) -> bool:
         """Tell whether a name matches; INBOX in any case."""
@@ -74,11 +75,15 @@ class Pattern:
 
     def _folded(self) -> "Pattern":
         other = Pattern("", self._separator)
-        other._pieces = "INBOX" + self._pieces[5:]
+        other._pieces, other._plain = "INBOX" + self._pieces[5:], self._plain
         return other
 
     def _match(self, name: str) -> bool:
         """Follow all positions of the pattern at once, as a set: no backtracking."""
+        if self._plain:
+            return name == self._pieces
+        if self._pieces in ("*", "%"):
+            return self._pieces == "*" or self._separator not in name
         pattern, size = self._pieces, len(self._pieces)
         here = self._closed({0})
         for character in name:

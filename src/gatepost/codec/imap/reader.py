@@ -2,6 +2,9 @@
 
 A command's octets stay as they came, `{n}` and CRLF before each literal, and are parsed by `tokens`. Limits are
 checked when a literal is announced, before any of it is taken.
+
+The message of an APPEND is no part of its command: it is announced (`Message`), handed on in pieces as it arrives
+(`Piece`), and the command that follows holds its `{n}` and CRLF alone.
 """
 
 import re
@@ -11,6 +14,9 @@ from typing import Final
 _LITERAL: Final = re.compile(rb"~?\{([0-9]+)(\+?)\}\r\n\Z")
 _DIGITS_MAX: Final = 19
 """A size of more digits is too big without being read as a number."""
+_NAME_OF_APPEND: Final = re.compile(rb"[^ ]+ [A-Za-z]+ ~?\{[0-9]+\+?\}\r\n\Z")
+"""An APPEND whose mailbox is the literal; the message comes behind a mailbox."""
+
 _TAG: Final = re.compile(rb"([!#$&',./0-9:;<=>?@A-Z\[\]^_`a-z|}~-]{1,64}) (?:UID )?([A-Za-z]{1,20})")
 
 
@@ -42,6 +48,25 @@ class GoOn:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """The message of an APPEND was announced and is not too long: `refuse` it, or take its pieces.
+
+    `synchronising`: the client waits for `+`, and after a refusal it does not send the message.
+    """
+
+    tag: bytes
+    size: int
+    synchronising: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next octets of that message."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TooBig:
     """A limit was met. `fatal`: the client sends the octets whatever we say, so the connection must end."""
 
@@ -50,7 +75,7 @@ class TooBig:
     fatal: bool
 
 
-Event = Whole | GoOn | TooBig
+Event = Whole | GoOn | Message | Piece | TooBig
 
 
 class Reader:
@@ -61,6 +86,8 @@ class Reader:
         self._buffer = bytearray()
         self._command = bytearray()
         self._awaited = 0
+        self._message = False
+        self._left = 0
         self._literals = 0
         self._over = False
 
@@ -81,9 +108,13 @@ class Reader:
     def next(self) -> Event | None:
         """Return the next event, None when octets are missing; any split of the input gives the same events.
 
+        Only where a message is cut into pieces depends on the split.
+
         One at a time, because a command changes what the octets behind it are: STARTTLS forbids them, IDLE and
         AUTHENTICATE take lines, login raises the bounds.
         """
+        if self._left:
+            return self._piece() if self._buffer else None
         while not self._over and (line := self._line()) is not None:
             if isinstance(line, TooBig):
                 return line
@@ -97,6 +128,10 @@ class Reader:
                 return event
         return None
 
+    def refuse(self) -> None:
+        """Forget the command whose Message was just announced and which the client does not go on with."""
+        self._reset()
+
     def take_line(self) -> bytes | None:
         """Take one line that is no command (AUTHENTICATE's answers, DONE); None until it is whole."""
         end = self._buffer.find(b"\r\n")
@@ -105,6 +140,12 @@ class Reader:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return line
+
+    def _piece(self) -> Piece:
+        octets = bytes(self._buffer[: self._left])
+        del self._buffer[: self._left]
+        self._left -= len(octets)
+        return Piece(octets)
 
     def _line(self) -> bytes | TooBig | None:
         """Take the literal that is awaited, and the line behind it with its CRLF; None until they are there."""
@@ -127,15 +168,24 @@ class Reader:
     def _literal(self, line: bytes, digits: bytes, *, synchronising: bool) -> Event | None:
         self._command += line
         self._literals += 1
-        named = _TAG.match(self._command)
-        appends = self.bounds.append and named is not None and named[2].upper() == b"APPEND"
-        most = self.bounds.append if appends else self.bounds.literal
-        total = self.bounds.total + (self.bounds.append if appends else 0)
+        message = self._message_of_append()
+        most = self.bounds.append if message else self.bounds.literal
         size = int(digits) if len(digits) <= _DIGITS_MAX else most + 1
-        if size > most or len(self._command) + size > total or self._literals > self.bounds.literals:
+        total = len(self._command) + (0 if message else size)
+        if size > most or total > self.bounds.total or self._literals > self.bounds.literals:
             return self._end("literal too big", fatal=not synchronising)
+        if message:
+            self._message, self._left = True, size
+            return Message(message, size, synchronising)
         self._awaited = size
         return GoOn() if synchronising else None
+
+    def _message_of_append(self) -> bytes:
+        """Return the tag of an APPEND whose message is what was announced last; empty for any other literal."""
+        named = _TAG.match(self._command) if self.bounds.append else None
+        if named is None or named[2].upper() != b"APPEND" or self._message:
+            return b""
+        return b"" if _NAME_OF_APPEND.match(self._command) else named[1]
 
     def _end(self, text: str, *, fatal: bool) -> TooBig:
         named = _TAG.match(bytes(self._command[:100]))
@@ -147,5 +197,5 @@ class Reader:
 
     def _reset(self) -> None:
         self._command = bytearray()
-        self._awaited = 0
-        self._literals = 0
+        self._awaited = self._left = self._literals = 0
+        self._message = False

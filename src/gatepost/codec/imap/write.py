@@ -24,6 +24,11 @@ def literal(value: bytes) -> bytes:
     return b"{%d}\r\n%b" % (len(value), value.replace(b"\0", b"\x80"))
 
 
+def literal_pieces(value: bytes) -> tuple[bytes, bytes]:
+    """Write a blank and a literal, uncopied where there is no NUL in it."""
+    return b" {%d}\r\n" % len(value), value.replace(b"\0", b"\x80")
+
+
 def astring(value: bytes) -> bytes:
     """Write an atom where it is one, else a string."""
     return value if _ATOM.fullmatch(value) and value.upper() != b"NIL" else quoted(value)

@@ -1,9 +1,11 @@
 """STORE, EXPUNGE, CLOSE, UNSELECT, COPY, MOVE, APPEND (RFC 3501 §6.3.11, §6.4; RFC 4315, RFC 6851)."""
 
+import asyncio
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, cast
 
+from gatepost.codec.imap.modifiers import take_modifier
 from gatepost.codec.imap.sets import parse_set, set_text
 from gatepost.codec.imap.tokens import BadSyntax, Tokens
 from gatepost.codec.imap.write import date_time_pattern, parse_date_time
@@ -13,8 +15,16 @@ from gatepost.view.imap.folders import find_target, take_name
 from gatepost.view.imap.selected import Selected
 from gatepost.view.imap.session import Bad, ImapSession, No, flags_line
 
+STORE_SLICE: Final = 1_000
+"""Messages of one unit of STORE: what a step on the loop can take, and few enough syncs."""
+
+EXPUNGE_SLICE: Final = 250
+"""The same for EXPUNGE, where each message takes steps of its own for its body."""
+
+_CHANGES: Final[Mapping[bytes, str]] = {b"+": "add", b"-": "remove", b"": "replace"}
 _STORE: Final = re.compile(rb"([+-]?)FLAGS(\.SILENT)?(?= )", re.IGNORECASE)
-_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)")
+_MESSAGE: Final = re.compile(rb"\{[0-9]+\+?\}\r\n")
+"""What the reader leaves of a message in its command (codec.imap.reader)."""
 
 
 async def store(session: ImapSession, tokens: Tokens, uid: bool) -> str:
@@ -22,6 +32,11 @@ async def store(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     tokens.space()
     ranges = parse_set(tokens.set_text())
     tokens.space()
+    unchanged_since = None
+    if tokens.ahead(b"("):
+        unchanged_since = take_modifier(tokens, b"UNCHANGEDSINCE")
+        session.enable_condstore()
+        tokens.space()
     how = tokens.pattern(_STORE, "FLAGS, +FLAGS or -FLAGS")
     tokens.space()
     names = tokens.flags() if tokens.ahead(b"(") else _bare_flags(tokens)
@@ -31,34 +46,38 @@ async def store(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     if not spans:
         return "Store completed"
     mask = await _mask(session, selected, names, make=how[1] != b"-")
-    changes: dict[bytes, dict[str, int]] = {b"+": {"add": mask}, b"-": {"remove": mask}, b"": {"replace": mask}}
-    mailboxes = session.services.mailboxes
-    change = changes[how[1]]
-    done = await mailboxes.change_flags(
-        selected.mailbox.id,
-        selected.uid_ranges(spans),
-        add=change.get("add", 0),
-        remove=change.get("remove", 0),
-        replace=change.get("replace"),
-    )
-    selected.set_flags(done.rows)
-    if how[2] is None:
-        _tell_flags(session, selected, spans, uid=uid)
-    return "Store completed"
+    change = _CHANGES[how[1]]
+    modified: list[int] = []
+    for part in sliced(spans, STORE_SLICE):
+        done = await session.services.mailboxes.change_flags(
+            selected.mailbox.id,
+            selected.uid_ranges(part),
+            add=mask if change == "add" else 0,
+            remove=mask if change == "remove" else 0,
+            replace=mask if change == "replace" else None,
+            unchanged_since=unchanged_since,
+        )
+        selected.changed_here(done)
+        modified += done.modified
+        if how[2] is None or selected.tells_modseq:
+            await _tell_flags(session, part, frozenset(done.modified), uid=uid, silent=how[2] is not None)
+    if not modified:
+        return "Store completed"
+    shown = modified if uid else [number for each in modified if (number := selected.number(each)) is not None]
+    return f"[MODIFIED {set_text(shown).decode()}] Conditional STORE failed"
 
 
 async def expunge(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     """EXPUNGE, and UID EXPUNGE with its set."""
-    ranges = None
     selected = _writable(session)
+    spans: Sequence[range] = (range(len(selected)),)
     if uid:
         tokens.space()
-        ranges = selected.uid_ranges(selected.positions(parse_set(tokens.set_text()), uid=True))
+        spans = selected.positions(parse_set(tokens.set_text()), uid=True)
     tokens.end()
-    if uid and not ranges:
-        return "Expunge completed"
-    removed = await session.services.mailboxes.expunge(selected.mailbox.id, ranges)
-    session.say(selected.expunge(removed.uids))
+    for part in [selected.uid_ranges(each) for each in sliced(spans, EXPUNGE_SLICE)]:
+        removed = await session.services.mailboxes.expunge(selected.mailbox.id, part)
+        await _tell_slices(session, selected.expunged_here(removed))
     return "Expunge completed"
 
 
@@ -107,7 +126,7 @@ async def move(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     if done is None:
         return "Move completed, of nothing"
     session.say(f"* OK {_copyuid(done)} Moved\r\n".encode())
-    session.say(selected.expunge(source for source, _ in done.uids))
+    await _tell_slices(session, selected.expunge([source for source, _ in done.uids]))
     return "Move completed"
 
 
@@ -126,14 +145,10 @@ async def append(session: ImapSession, tokens: Tokens, uid: bool) -> str:
         tokens.space()
     if tokens.ahead(b"~{"):
         raise No("BINARY is not offered", "UNKNOWN-CTE")
-    raw = tokens.string()
+    tokens.pattern(_MESSAGE, "a message")
     tokens.end()
-    if b"\0" in raw:
-        raise No("A message cannot hold NUL", "CANNOT")
-    if not raw:
-        raise No("There is nothing to append")
     target = await find_target(session, name)
-    raw = _BARE.sub(b"\r\n", raw) if _BARE.search(raw) else raw
+    raw = _uploaded(session)
     mailboxes, clock = session.services.mailboxes, session.services.clock
     keywords = await mailboxes.keywords(target.id)
     mask, unknown = known_mask(names or (), keywords)
@@ -145,6 +160,17 @@ async def append(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     if session.selected is not None and session.selected.mailbox.id == target.id:
         await session.tell_news(forced=True)
     return f"[APPENDUID {done.uidvalidity} {done.uid}] Append completed"
+
+
+def _uploaded(session: ImapSession) -> bytes:
+    """Return the message that came with this APPEND; NO where it cannot be stored."""
+    upload = session.upload
+    content = upload.content() if upload is not None else b""
+    if upload is not None and upload.refused:
+        raise No(upload.refused, upload.code)
+    if not content:
+        raise No("There is nothing to append")
+    return cast(bytes, content)  # or the map of a file, which is read just as bytes are
 
 
 async def _set_and_target(session: ImapSession, tokens: Tokens) -> tuple[tuple[tuple[int, int], ...], Mailbox]:
@@ -195,13 +221,45 @@ async def _added(session: ImapSession, mailbox: Mailbox, names: Sequence[str]) -
         raise BadSyntax(str(bad)) from bad
 
 
-def _tell_flags(session: ImapSession, selected: Selected, spans: Sequence[range], *, uid: bool) -> None:
-    lines = []
+def sliced(spans: Iterable[range], most: int) -> Iterator[tuple[range, ...]]:
+    """Cut index ranges into groups of at most `most` messages."""
+    group: list[range] = []
+    room = most
+    for span in spans:
+        while span:
+            part = span[:room]
+            group.append(part)
+            room -= len(part)
+            span = span[len(part) :]
+            if not room:
+                yield tuple(group)
+                group, room = [], most
+    if group:
+        yield tuple(group)
+
+
+async def _tell_slices(session: ImapSession, slices: Iterable[bytes]) -> None:
+    for octets in slices:
+        session.say(octets)
+        await session.flush()
+        await asyncio.sleep(0)
+
+
+async def _tell_flags(
+    session: ImapSession, spans: Sequence[range], modified: frozenset[int], *, uid: bool, silent: bool
+) -> None:
+    """Tell what a STORE made of flags, or with .SILENT of the modseq alone; `modified` are UIDs it left alone."""
+    selected, lines = session.open, []
     for span in spans:
         for at in span:
+            if selected.uids[at] in modified:
+                continue
             shown = b"UID %d " % selected.uids[at] if uid else b""
-            lines.append(b"* %d FETCH (%bFLAGS %b)\r\n" % (at + 1, shown, selected.rendered(selected.flags[at])))
+            fact = b"MODSEQ (%d)" % selected.modseqs[at] if silent else selected.flags_fact(at)
+            lines.append(b"* %d FETCH (%b%b)\r\n" % (at + 1, shown, fact))
     session.say(b"".join(lines))
+    await session.flush()
+    await asyncio.sleep(0)
 
 
 def _copyuid(done: Copied) -> str:

@@ -8,9 +8,10 @@ from gatepost.base.clock import Instant
 from gatepost.base.ids import MailId
 from gatepost.blobs.bodies import Damaged, Missing
 from gatepost.codec.imap.attributes import Attribute, Cut, Fact, Section, parse_attributes
+from gatepost.codec.imap.modifiers import take_modifier
 from gatepost.codec.imap.sets import parse_set
 from gatepost.codec.imap.tokens import Tokens
-from gatepost.codec.imap.write import internal_date, literal
+from gatepost.codec.imap.write import internal_date, literal_pieces
 from gatepost.codec.mail.header import HeaderBlock
 from gatepost.db.unit import Row
 from gatepost.store.flags import SEEN
@@ -23,7 +24,7 @@ from gatepost.view.imap.session import Bad, ImapSession, No
 WRITE_OCTETS: Final = 256 << 10
 SLICE_ROWS: Final = 2_000
 TURN_S: Final = 0.002  # no step on the loop is longer
-_FLAGS_ALONE: Final = frozenset((Fact.UID, Fact.FLAGS))
+_FLAGS_ALONE: Final = frozenset((Fact.UID, Fact.FLAGS, Fact.MODSEQ))
 _COLUMNS: Final = (
     (Fact.ENVELOPE, Wanted.ENVELOPE),
     (Fact.STRUCTURE, Wanted.STRUCTURE),
@@ -37,13 +38,22 @@ async def fetch(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     ranges = parse_set(tokens.set_text())
     tokens.space()
     attributes = parse_attributes(tokens)
+    since = None
+    if not tokens.done:
+        tokens.space()
+        since = take_modifier(tokens, b"CHANGEDSINCE")
+        attributes = tuple(dict.fromkeys((*attributes, Fact.MODSEQ)))
     tokens.end()
     selected = session.open
     if not uid and selected.beyond(ranges):
         raise Bad("There is no such message")
     if uid and Fact.UID not in attributes:
         attributes = (Fact.UID, *attributes)
+    if Fact.MODSEQ in attributes:
+        session.enable_condstore()
     spans = selected.positions(ranges, uid=uid)
+    if since is not None:
+        spans = selected.changed_since(spans, since)
     if not spans:
         return "Fetch completed"
     if set(attributes) <= _FLAGS_ALONE:
@@ -67,7 +77,7 @@ async def _flags(
         session.say(selected.uid_flags())
         await session.flush()
         return
-    with_uid, with_flags = Fact.UID in attributes, Fact.FLAGS in attributes
+    with_uid, with_flags, with_modseq = (each in attributes for each in (Fact.UID, Fact.FLAGS, Fact.MODSEQ))
     for span in spans:
         for begin in range(span.start, span.stop, SLICE_ROWS):
             lines = []
@@ -75,6 +85,8 @@ async def _flags(
                 facts = [b"UID %d" % selected.uids[at]] if with_uid else []
                 if with_flags:
                     facts.append(b"FLAGS " + selected.rendered(selected.flags[at]))
+                if with_modseq:
+                    facts.append(b"MODSEQ (%d)" % selected.modseqs[at])
                 lines.append(b"* %d FETCH (%b)\r\n" % (at + 1, b" ".join(facts)))
             session.say(b"".join(lines))
             await session.flush()
@@ -97,7 +109,7 @@ async def _mark_seen(
         else ((uids[0], uids[-1]),)
     )
     done = await session.services.mailboxes.change_flags(selected.mailbox.id, ranges, add=SEEN)
-    return frozenset(selected.set_flags(done.rows))
+    return frozenset(selected.changed_here(done))
 
 
 class _Answers:
@@ -137,26 +149,41 @@ class _Answers:
                 if number is None:
                     continue
                 try:
-                    line = await self._line(number, row)
+                    pieces = await self._pieces(number, row)
                 except (Damaged, Missing) as damage:
                     session.services.log.error("body_damaged", error=str(damage), user=session.user)
                     self.damaged += 1
                     answered += 1
                     continue
-                if not line:
+                if not pieces:
                     continue
                 answered += 1
-                pending.append(line)
-                size += len(line)
+                pending += pieces
+                size += sum(map(len, pieces))
                 if size > WRITE_OCTETS:
-                    session.say(b"".join(pending))
-                    await session.flush()
+                    await self._send(pending)
                     pending, size = [], 0
                 if clock.steady() > turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = clock.steady() + TURN_S
-        session.say(b"".join(pending))
+        await self._send(pending)
         return sum(map(len, spans)) - answered
+
+    async def _send(self, pieces: Sequence[bytes]) -> None:
+        """Write, waiting for the client; a large body in parts, so that only itself is in memory."""
+        small: list[bytes] = []
+        for piece in pieces:
+            if len(piece) <= WRITE_OCTETS:
+                small.append(piece)
+                continue
+            self._session.say(b"".join(small))
+            small = []
+            for begin in range(0, len(piece), WRITE_OCTETS):
+                self._session.say(piece[begin : begin + WRITE_OCTETS])
+                await self._session.flush()
+                await asyncio.sleep(0)
+        self._session.say(b"".join(small))
+        await self._session.flush()
 
     async def _content(self, row: Row) -> bytes | None:
         """Return a message's octets; None when it was expunged since its listing was read. Raises Missing."""
@@ -169,17 +196,23 @@ class _Answers:
             except NoSuchMessage:
                 return None
 
-    async def _line(self, number: int, row: Row) -> bytes:
+    async def _pieces(self, number: int, row: Row) -> list[bytes]:
+        """Return an answer in pieces, so that a large body is copied once, into what is written; [] for none."""
         content = await self._content(row) if self._sections else b""
         if content is None:
-            return b""
-        facts = [
-            self._fact(each, number, row) if isinstance(each, Fact) else self._section(each, content, row)
-            for each in self._attributes
-        ]
+            return []
+        pieces = [b"* %d FETCH (" % number]
+        for each in self._attributes:
+            if isinstance(each, Fact):
+                pieces += (self._fact(each, number, row), b" ")
+            else:
+                pieces += (*self._section(each, content, row), b" ")
         if number - 1 in self._seen and Fact.FLAGS not in self._attributes:
-            facts.append(b"FLAGS " + self._selected.rendered(self._selected.flags[number - 1]))
-        return b"* %d FETCH (%b)\r\n" % (number, b" ".join(facts))
+            pieces += (b"FLAGS ", self._selected.rendered(self._selected.flags[number - 1]), b" ")
+        if number - 1 in self._seen and self._selected.tells_modseq and Fact.MODSEQ not in self._attributes:
+            pieces += (self._fact(Fact.MODSEQ, number, row), b" ")
+        pieces[-1] = b")\r\n"
+        return pieces
 
     def _fact(self, fact: Fact, number: int, row: Row) -> bytes:
         match fact:
@@ -187,6 +220,8 @@ class _Answers:
                 return b"UID %d" % cast(int, row[0])
             case Fact.FLAGS:
                 return b"FLAGS " + self._selected.rendered(self._selected.flags[number - 1])
+            case Fact.MODSEQ:
+                return b"MODSEQ (%d)" % self._selected.modseqs[number - 1]
             case Fact.SIZE:
                 return b"RFC822.SIZE %d" % cast(int, row[3])
             case Fact.DATE:
@@ -198,18 +233,18 @@ class _Answers:
             case Fact.BODY:
                 return b"BODY " + cast(bytes, row[self._column[fact]])
 
-    def _section(self, section: Section, content: bytes, row: Row) -> bytes:
+    def _section(self, section: Section, content: bytes, row: Row) -> tuple[bytes, ...]:
         octets: bytes | None
         if not section.path:
             octets = whole_message(section, content, cast(int, row[7]))
         else:
             octets = part_octets(section, content, unpack(cast(bytes, row[self._sections_column])))
         if octets is None:
-            return section.label + b" NIL"
+            return (section.label, b" NIL")
         if section.partial is not None:
             first, length = section.partial
             octets = octets[first : first + length]
-        return section.label + b" " + literal(octets)
+        return (section.label, *literal_pieces(octets))
 
 
 def whole_message(section: Section, content: bytes, header_end: int) -> bytes:

@@ -1,11 +1,13 @@
-"""SEARCH (RFC 3501 §6.4.4): the keys become the store's criteria, and sequence numbers become UIDs."""
+"""SEARCH (RFC 3501 §6.4.4, RFC 4731): the keys become the store's criteria, and sequence numbers become UIDs."""
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Final
 
 from gatepost.base.clock import DAY, Instant
 from gatepost.codec.imap import criteria as keys
-from gatepost.codec.imap.criteria import BadCharset, Key, parse_search
+from gatepost.codec.imap.criteria import BadCharset, Key, asks_modseq, parse_search
+from gatepost.codec.imap.modifiers import esearch, take_return
 from gatepost.codec.imap.tokens import Tokens
 from gatepost.store import search as store
 from gatepost.store.flags import known_mask
@@ -22,20 +24,37 @@ _NOTHING: Final = store.Not(store.HasFlags(0))
 async def search(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     """SEARCH and UID SEARCH."""
     tokens.space()
+    wanted = take_return(tokens)
     try:
         key = parse_search(tokens)
     except BadCharset as wrong:
         raise No(f"Charset {wrong} is not known here", "BADCHARSET (US-ASCII UTF-8)") from None
     selected = session.open
+    if asks_modseq(key):
+        session.enable_condstore()
     criterion = _criterion(key, selected)
-    rows = [(number, mask, 0) for number, mask in zip(selected.uids, selected.flags, strict=True)]
+    rows = list(zip(selected.uids, selected.flags, selected.modseqs, strict=True))
     try:
         found = await store.search(session.services.mailboxes, selected.mailbox.id, criterion, rows)
     except store.TooDeep as deep:
         raise Bad(str(deep)) from deep
-    numbers = found if uid else [number for each in found if (number := selected.number(each)) is not None]
-    session.say(b"* SEARCH" + b"".join(b" %d" % number for number in numbers) + b"\r\n")
+    numbers = [number for each in found if (number := selected.number(each)) is not None]
+    shown = found if uid else numbers
+    modseq = _modseq(selected, numbers, wanted) if asks_modseq(key) and numbers else None
+    if wanted is not None:
+        session.say(esearch(session.tag, shown, wanted, uid=uid, modseq=modseq))
+        return "Search completed"
+    highest = b"" if modseq is None else b" (MODSEQ %d)" % modseq
+    session.say(b"* SEARCH" + b"".join([b" %d" % each for each in shown]) + highest + b"\r\n")
     return "Search completed"
+
+
+def _modseq(selected: Selected, numbers: Sequence[int], wanted: frozenset[bytes] | None) -> int:
+    """Return the highest modseq of what the answer names: of MIN and MAX alone only theirs (RFC 4731 §3.2)."""
+    if wanted is not None and wanted <= {b"MIN", b"MAX"}:
+        ends = {b"MIN": numbers[0], b"MAX": numbers[-1]}
+        numbers = [ends[each] for each in wanted]
+    return max(selected.modseqs[number - 1] for number in numbers)
 
 
 def _criterion(key: Key, selected: Selected) -> Criterion:
@@ -53,6 +72,8 @@ def _criterion(key: Key, selected: Selected) -> Criterion:
             return store.Larger(octets) if larger else store.Smaller(octets)
         case keys.Day():
             return _day(key)
+        case keys.ChangedAt(modseq=modseq):
+            return store.ChangedAt(modseq)
         case keys.InField(name=name, text=text):
             return store.InHeader(name, text)
         case keys.InBody(text=text, whole=whole):

@@ -1,16 +1,19 @@
-"""SELECT, EXAMINE, CREATE, DELETE, RENAME, SUBSCRIBE, UNSUBSCRIBE, LIST, LSUB, STATUS (RFC 3501 §6.3, RFC 6154)."""
+"""SELECT, EXAMINE, CREATE, DELETE, RENAME, SUBSCRIBE, UNSUBSCRIBE, LIST, LSUB, STATUS (RFC 3501 §6.3)."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from gatepost.codec.imap.listing import Listing, parse_list, take_status_items
+from gatepost.codec.imap.modifiers import take_select_parameters
 from gatepost.codec.imap.names import Pattern, decode_name, encode_name
-from gatepost.codec.imap.tokens import BadSyntax, Tokens
+from gatepost.codec.imap.tokens import Tokens
 from gatepost.codec.imap.write import astring
 from gatepost.store.model import Mailbox, NoSuchMailbox, Status
 from gatepost.view.imap.selected import Selected
 from gatepost.view.imap.session import ImapSession, No, flags_line
 
-STATUS_ITEMS: Final = (b"APPENDLIMIT", b"MESSAGES", b"RECENT", b"UIDNEXT", b"UIDVALIDITY", b"UNSEEN")
+NAMES_A_TURN: Final = 50
 _SPECIAL: Final = frozenset((r"\All", r"\Archive", r"\Drafts", r"\Flagged", r"\Junk", r"\Sent", r"\Trash"))
 
 
@@ -26,6 +29,8 @@ async def examine(session: ImapSession, tokens: Tokens, uid: bool) -> str:
 
 async def _select(session: ImapSession, tokens: Tokens, *, read_only: bool) -> str:
     name = take_name(tokens)
+    if take_select_parameters(tokens):
+        session.enable_condstore()
     tokens.end()
     session.deselect()
     mailboxes = session.services.mailboxes
@@ -44,6 +49,7 @@ async def _select(session: ImapSession, tokens: Tokens, *, read_only: bool) -> s
         lines.append(b"* OK [UNSEEN %d] First unseen\r\n" % unseen)
     lines.append(b"* OK [UIDVALIDITY %d] UIDs valid\r\n" % mailbox.uidvalidity)
     lines.append(b"* OK [UIDNEXT %d] Predicted next UID\r\n" % selected.uidnext)
+    lines.append(b"* OK [HIGHESTMODSEQ %d] Highest\r\n" % mailbox.modseq)
     session.say(b"".join(lines))
     return "[READ-ONLY] Examine completed" if read_only else "[READ-WRITE] Select completed"
 
@@ -95,35 +101,86 @@ async def unsubscribe(session: ImapSession, tokens: Tokens, uid: bool) -> str:
 
 
 async def list_(session: ImapSession, tokens: Tokens, uid: bool) -> str:
-    """LIST, with RFC 6154's way of asking for special uses."""
-    tokens.space()
-    special_only = False
-    if tokens.skip_word(b"(SPECIAL-USE) "):
-        special_only = True
-    reference = decode_name(tokens.astring())
-    tokens.space()
-    pattern = decode_name(tokens.list_mailbox())
-    if not tokens.done:
-        tokens.space()
-        text = tokens.rest().upper()
-        if text not in (b"RETURN (SPECIAL-USE)", b"RETURN ()"):
-            raise BadSyntax("unknown return options")
-    if not pattern:
+    """LIST, extended or not, with the STATUS of each mailbox behind it where that is asked for."""
+    asked = parse_list(tokens)
+    if asked.patterns == ("",) and not asked.extended:
         session.say(b'* LIST (\\Noselect) "/" ""\r\n')
         return "List completed"
-    wanted = Pattern(reference + pattern)
-    everything = await session.services.mailboxes.of(session.who)
-    parents = _parents(mailbox.name for mailbox in everything)
-    shown = {
-        mailbox.name: _attributes(mailbox, parents)
-        for mailbox in everything
-        if (mailbox.special or not special_only) and wanted.matches(mailbox.name)
-    }
-    if pattern.endswith("%") and not special_only:  # levels without a mailbox of their own (RFC 3501 §6.3.8)
-        missing = parents.difference(mailbox.name for mailbox in everything)
-        shown |= {name: b"\\Noselect \\HasChildren" for name in missing if wanted.matches(name)}
-    session.say(b"".join(_list_line(b"LIST", name, shown[name]) for name in sorted(shown)))
+    mailboxes = session.services.mailboxes
+    found = _Found(asked, await mailboxes.of(session.who), await mailboxes.subscriptions(session.who))
+    for name in await found.names():
+        session.say(found.line(name))
+        mailbox = found.mailboxes.get(name)
+        if asked.status and mailbox is not None:
+            try:
+                await _say_status(session, mailbox, asked.status)
+            except NoSuchMailbox:  # deleted meanwhile
+                continue
+            await session.flush()
     return "List completed"
+
+
+class _Found:
+    """What a LIST found among the mailboxes and subscriptions of an account."""
+
+    def __init__(self, asked: Listing, mailboxes: Iterable[Mailbox], subscriptions: Iterable[str]) -> None:
+        self._asked = asked
+        self._patterns = [Pattern(pattern) for pattern in asked.patterns if pattern]
+        self.mailboxes = {mailbox.name: mailbox for mailbox in mailboxes}
+        self._parents = _parents(self.mailboxes)
+        self._subscribed = frozenset(subscriptions)
+        self._above: frozenset[str] = frozenset()
+
+    async def names(self) -> list[str]:
+        """Return the names to be listed, in order."""
+        candidates = frozenset(self._candidates())
+        chosen = await self._matching(candidates)
+        if b"RECURSIVEMATCH" in self._asked.select:  # what is above names that are not listed (RFC 5258 §4)
+            self._above = await self._matching(_parents(candidates - chosen))
+        return sorted(chosen | self._above)
+
+    def line(self, name: str) -> bytes:
+        """Return the LIST answer of one."""
+        line = _list_line(b"LIST", name, " ".join(self._attributes(name)).encode("ascii"))
+        return line[:-2] + b' ("CHILDINFO" ("SUBSCRIBED"))\r\n' if name in self._above else line
+
+    def _candidates(self) -> Iterable[str]:
+        special_only = b"SPECIAL-USE" in self._asked.select
+        if b"SUBSCRIBED" in self._asked.select:
+            names: Iterable[str] = self._subscribed
+        elif special_only or not any(pattern.endswith("%") for pattern in self._asked.patterns):
+            names = self.mailboxes
+        else:  # levels without a mailbox of their own show for % (RFC 3501 §6.3.8)
+            names = self._parents.union(self.mailboxes)
+        return [name for name in names if not special_only or self._special(name)]
+
+    async def _matching(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the names that some pattern matches; others have their turn in between."""
+        found = []
+        for at, name in enumerate(names, 1):
+            if any(pattern.matches(name) for pattern in self._patterns):
+                found.append(name)
+            if at % NAMES_A_TURN == 0:
+                await asyncio.sleep(0)
+        return frozenset(found)
+
+    def _special(self, name: str) -> str:
+        mailbox = self.mailboxes.get(name)
+        return mailbox.special if mailbox is not None and mailbox.special in _SPECIAL else ""
+
+    def _attributes(self, name: str) -> list[str]:
+        words = []
+        if name not in self.mailboxes:
+            words.append("\\NonExistent" if self._asked.extended else "\\Noselect")
+        if name in self._parents:
+            words.append("\\HasChildren")
+        elif name in self.mailboxes:
+            words.append("\\HasNoChildren")
+        if special := self._special(name):
+            words.append(special)
+        if name in self._subscribed and b"SUBSCRIBED" in self._asked.select | self._asked.returns:
+            words.append("\\Subscribed")
+        return words
 
 
 async def lsub(session: ImapSession, tokens: Tokens, uid: bool) -> str:
@@ -152,23 +209,20 @@ async def status(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     """STATUS."""
     name = take_name(tokens)
     tokens.space()
-    tokens.expect(b"(")
-    items = [tokens.word()]
-    while not tokens.skip(b")"):
-        tokens.space()
-        items.append(tokens.word())
-        if len(items) > 20:
-            raise BadSyntax("too many items")
+    items = take_status_items(tokens)
     tokens.end()
-    unknown = [item for item in items if item not in STATUS_ITEMS]
-    if unknown:
-        raise BadSyntax(f"unknown item {unknown[0].decode()}")
-    mailbox = await session.services.mailboxes.find(session.who, name)
+    await _say_status(session, await session.services.mailboxes.find(session.who, name), items)
+    return "Status completed"
+
+
+async def _say_status(session: ImapSession, mailbox: Mailbox, items: Sequence[bytes]) -> None:
+    """Write the STATUS answer of a mailbox; raises NoSuchMailbox when it was deleted meanwhile."""
+    if b"HIGHESTMODSEQ" in items:
+        session.enable_condstore()
     found = await session.services.mailboxes.status(mailbox.id)
-    limit = session.services.settings.append_max  # RFC 7889 §2
+    limit = session.services.settings.append_max
     values = b" ".join(b"%b %d" % (item, limit if item == b"APPENDLIMIT" else _item(item, found)) for item in items)
     session.say(b"* STATUS %b (%b)\r\n" % (astring(encode_name(mailbox.name)), values))
-    return "Status completed"
 
 
 async def find_target(session: ImapSession, name: str) -> Mailbox:
@@ -189,6 +243,10 @@ def _item(item: bytes, status: Status) -> int:
     match item:
         case b"MESSAGES":
             return status.mailbox.messages
+        case b"SIZE":
+            return status.mailbox.octets
+        case b"HIGHESTMODSEQ":
+            return status.mailbox.modseq
         case b"UIDNEXT":
             return status.mailbox.uidnext
         case b"UIDVALIDITY":
@@ -197,13 +255,6 @@ def _item(item: bytes, status: Status) -> int:
             return status.unseen
         case _:
             return 0
-
-
-def _attributes(mailbox: Mailbox, parents: frozenset[str]) -> bytes:
-    words = ["\\HasChildren" if mailbox.name in parents else "\\HasNoChildren"]
-    if mailbox.special in _SPECIAL:
-        words.append(mailbox.special)
-    return " ".join(words).encode("ascii")
 
 
 def _parents(names: Iterable[str]) -> frozenset[str]:

@@ -53,11 +53,14 @@ async def identify(session: ImapSession, tokens: Tokens, uid: bool) -> str:
 
 
 async def enable(session: ImapSession, tokens: Tokens, uid: bool) -> str:
-    """ENABLE (RFC 5161): nothing here needs it yet, which the RFC allows."""
+    """ENABLE (RFC 5161): CONDSTORE; what is not known is passed over."""
+    enabled = b""
     while not tokens.done:
         tokens.space()
-        tokens.atom()
-    session.say(b"* ENABLED\r\n")
+        if tokens.atom().upper() == b"CONDSTORE":
+            session.enable_condstore()
+            enabled = b" CONDSTORE"
+    session.say(b"* ENABLED%b\r\n" % enabled)
     return "Enabled"
 
 
@@ -74,6 +77,7 @@ async def starttls(session: ImapSession, tokens: Tokens, uid: bool) -> str:
         raise Answered
     session.answer(b"OK", "Begin TLS negotiation now")
     session.wire.start_tls(certificates.context)
+    session.shaking = True
     raise Answered
 
 

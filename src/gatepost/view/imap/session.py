@@ -14,7 +14,16 @@ from typing import Final
 from gatepost.accounts.model import Account
 from gatepost.blobs.bodies import Damaged, Missing
 from gatepost.codec.imap.names import BadName as BadWireName
-from gatepost.codec.imap.reader import AFTER_LOGIN, BEFORE_LOGIN, GoOn, Reader, TooBig, Whole
+from gatepost.codec.imap.reader import (
+    AFTER_LOGIN,
+    BEFORE_LOGIN,
+    GoOn,
+    Message,
+    Piece,
+    Reader,
+    TooBig,
+    Whole,
+)
 from gatepost.codec.imap.tokens import BadSyntax, Tokens
 from gatepost.db.unit import NoRoom, NotCommitted
 from gatepost.store.model import (
@@ -29,6 +38,7 @@ from gatepost.store.model import (
     TooMany,
 )
 from gatepost.view.imap.selected import Selected
+from gatepost.view.imap.upload import Upload
 from gatepost.view.services import Login, Services, Wire
 
 BAD_COMMANDS_MAX: Final = 20
@@ -99,11 +109,17 @@ class ImapSession:
         self.reader = Reader(BEFORE_LOGIN)
         self.tag = b""
         self.quiet_expunge = False
+        self.condstore = False
+        self.upload: Upload | None = None
+        """The message of the APPEND that is being read or run."""
+        self.shaking = False
+        """A TLS handshake was begun: the next line may take longer."""
         self._commands = commands
         self._bad = 0
         self._news = asyncio.Event()
         self._unlisten: Callable[[], None] | None = None
         self._opened_at = services.clock.steady()
+        self._line_due = self._opened_at + services.settings.login_line_time
 
     # --- the dialogue ---------------------------------------------------------------------------------------
 
@@ -124,13 +140,14 @@ class ImapSession:
         finally:
             self.login.leave()
             self.deselect()
+            self._drop_upload()
             self.wire.close()
 
     async def more(self) -> bytes:
         """Return what the client sent next; b"" when it left. Raises TimeoutError."""
         settings, steady = self.services.settings, self.services.clock.steady()
         if self.state is State.NOT_AUTHENTICATED:
-            return await self.wire.read(self._opened_at + settings.login_time)
+            return await self.wire.read(min(self._line_due, self._opened_at + settings.login_time))
         return await self.wire.read(steady + settings.idle_time)
 
     async def _take(self, octets: bytes) -> None:
@@ -139,11 +156,55 @@ class ImapSession:
             match event:
                 case GoOn():
                     self.say(b"+ OK\r\n")
+                case Message():
+                    await self._announced(event)
+                case Piece(octets=piece):
+                    if self.upload is not None:
+                        self.upload.write(piece)
                 case TooBig():
+                    self._drop_upload()
                     self._too_big(event)
                 case Whole(octets=command):
                     await self._command(command)
+                    self._drop_upload()
+                    self._set_line_due()
         await self.wire.drain(self.services.clock.steady() + self.services.settings.write_time)
+
+    async def _announced(self, message: Message) -> None:
+        """Make room for a message, or say at once that there is none; what comes anyway is dropped."""
+        self.upload = upload = Upload(self.services.spool())
+        upload.foresee(message.size)
+        if not upload.refused and not await self._within_quota(message.size):
+            upload.refuse("Your mailboxes are full", "OVERQUOTA")
+        if not message.synchronising:
+            return
+        if not upload.refused:
+            self.say(b"+ OK\r\n")
+            return
+        self.reader.refuse()
+        self.tag = message.tag
+        self.answer(b"NO", f"[{upload.code}] {upload.refused}")
+        self._drop_upload()
+
+    async def _within_quota(self, size: int) -> bool:
+        """Tell whether a message fits, as far as it is known now: the unit that stores it asks again."""
+        if self.account is None or not self.account.quota.octets:
+            return True
+        try:
+            octets, _ = await self.services.mailboxes.usage(self.account.id)
+        except NotCommitted:
+            return True
+        return octets + size <= self.account.quota.octets
+
+    def _drop_upload(self) -> None:
+        if self.upload is not None:
+            self.upload.close()
+            self.upload = None
+
+    def _set_line_due(self) -> None:
+        patience = 2 if self.shaking else 1
+        self.shaking = False
+        self._line_due = self.services.clock.steady() + patience * self.services.settings.login_line_time
 
     def _too_big(self, event: TooBig) -> None:
         if event.fatal:
@@ -239,6 +300,7 @@ class ImapSession:
             words.append("AUTH=PLAIN" if self.login.secured else "LOGINDISABLED")
             return " ".join(words).encode()
         words += ["IDLE", "NAMESPACE", "CHILDREN", "UNSELECT", "UIDPLUS", "MOVE", "SPECIAL-USE"]
+        words += ["CONDSTORE", "ESEARCH", "STATUS=SIZE", "LIST-EXTENDED", "LIST-STATUS"]
         words.append(f"APPENDLIMIT={self.services.settings.append_max}")
         return " ".join(words).encode()
 
@@ -269,15 +331,16 @@ class ImapSession:
         """A mailbox was selected."""
         self.deselect()
         self.selected = selected
+        selected.tells_modseq = self.condstore
         self.state = State.SELECTED
-        key = selected.mailbox.id
-
-        def heard(mailbox: int) -> None:
-            if mailbox == key:
-                self._news.set()
-
-        self._unlisten = self.services.database.listen("mailbox", heard)
+        self._unlisten = self.services.news.watch(selected.mailbox.id, self._news.set)
         self._news.set()  # something may have happened since the mailbox was read
+
+    def enable_condstore(self) -> None:
+        """Tell MODSEQ with every change of flags from now on (RFC 7162 §3.1)."""
+        self.condstore = True
+        if self.selected is not None:
+            self.selected.tells_modseq = True
 
     def deselect(self) -> None:
         """No mailbox is selected any longer."""
@@ -307,7 +370,9 @@ class ImapSession:
         if any(row[1] >> 16 & ~sum(selected.keywords) >> 16 for row in news.rows):
             selected.learn(await mailboxes.keywords(selected.mailbox.id))
             self.say(flags_line(selected))
-        self.say(selected.take(news, may_expunge=not self.quiet_expunge))
+        for octets in selected.take(news, may_expunge=not self.quiet_expunge):
+            self.say(octets)
+            await asyncio.sleep(0)
 
     async def news_or_input(self, deadline: float) -> bytes | None:
         """In IDLE: return what the client sent (b"": it left), or None when there are news, or time to look.
