@@ -145,6 +145,22 @@ def test_a_log_that_was_deleted_is_missed(tmp_path: Path) -> None:
     assert (tmp_path / LOCK).read_bytes() == CLOSED
 
 
+def test_a_kill_between_the_removal_of_the_log_and_the_last_word_is_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the kill sweep: SQLite had folded the log in and removed it, and the next start missed it."""
+    own = open_writer(tmp_path)
+    own.commit_batch([named(add(1))])
+    monkeypatch.setattr(files.Lock, "release", lambda lock, word: os.close(lock._handle))  # killed before its word
+    own.close()
+    monkeypatch.undo()
+    assert not (tmp_path / "mail.db-wal").exists()
+    again = open_writer(tmp_path)
+    again.commit_batch([named(add(2))])
+    again.close()
+    assert ids(tmp_path) == [1, 2]
+
+
 def test_the_lock_file_can_be_removed_to_open_without_the_log(tmp_path: Path) -> None:
     own = open_writer(tmp_path)
     own.commit_batch([named(add(1))])

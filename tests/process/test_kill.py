@@ -106,11 +106,11 @@ def send(port: int, rcpt: str, prefix: str) -> Ledger:
     return ledger
 
 
-def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
+def until(holds: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
     """Wait for something to hold; fail when it does not within `seconds`."""
     ends = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < ends, f"after {seconds} s: {what}"
+        assert time.monotonic() < ends, f"after {seconds} s: {what()}"
         time.sleep(0.02)
 
 
@@ -119,10 +119,11 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._config = folder / "t" / "gatepost.toml"
+        self._log = folder / "server.log"
         words = ["try", "--hold", "--json", str(folder / "facts.json"), "--data-dir", str(folder / "t")]
         words += ["--workers", "2"]
         made = subprocess.Popen([sys.executable, "-m", "gatepost", *words], stderr=subprocess.DEVNULL)
-        until((folder / "facts.json").exists, 60, "no held server")
+        until((folder / "facts.json").exists, 60, lambda: "no held server")
         self.facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
         made.terminate()
         made.wait(60)
@@ -140,7 +141,8 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "gatepost", "serve", "-c", str(self._config)]
-        self._supervisor = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with self._log.open("wb") as log:
+            self._supervisor = subprocess.Popen(command, stdout=log, stderr=log)
         self.wait_whole()
 
     def pids(self, role: str = "") -> list[int]:
@@ -158,8 +160,13 @@ class Server:
 
     def wait_whole(self) -> None:
         """Wait until all roles are there, the server greets, and it takes a mail's recipient."""
-        until(lambda: len(self.pids("worker")) == 2 and len(self.pids("keeper")) == 2, 40, "not all processes")
-        until(self._answers, 40, "it does not take a recipient")
+        until(lambda: len(self.pids("worker")) == 2 and len(self.pids("keeper")) == 2, 40, self._last_words)
+        until(self._answers, 40, self._last_words)
+
+    def _last_words(self) -> str:
+        """Return which processes there are and what the server said: for whoever reads a failure."""
+        names = [f"{pid} {Path(f'/proc/{pid}/comm').read_text().strip()}" for pid in self.pids()]
+        return f"{names}\n{self._log.read_text()[-3000:]}"
 
     def _answers(self) -> bool:
         try:
@@ -218,7 +225,7 @@ class Strace:
         injected = [word for each in injections for word in ("-e", f"inject={each}")]
         command = [program("strace"), "-f", "-qq", "-o", str(log), "-e", f"trace={calls}", *injected, *attach]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda: all(traced(pid) for pid in pids), 10, "strace did not attach")
+        until(lambda: all(traced(pid) for pid in pids), 10, lambda: "strace did not attach")
 
     def __enter__(self) -> Self:
         return self

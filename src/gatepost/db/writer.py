@@ -140,6 +140,7 @@ class Writer:
             return
         self._checkpoints.stop()
         word = CLOSED
+        self._lock.say(OPENED, sync=True)  # SQLite may remove the log now, in order, and a kill fall behind that
         try:
             self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
