@@ -31,7 +31,6 @@ from gatepost.databases import Databases
 from gatepost.db.unit import NotCommitted
 from gatepost.diary.refused.counts import Refusals
 from gatepost.diary.refused.counts import sweep as sweep_refusals
-from gatepost.diary.settings import DiarySettings
 from gatepost.diary.verbs import sweep as sweep_diary
 from gatepost.gate.decide import Verdict
 from gatepost.gate.gate import Gate
@@ -97,7 +96,7 @@ class Worker:
         self._listeners: list[Listener] = []
         self._live: defaultdict[str, set[Wire]] = defaultdict(set)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._refusals = Refusals(DiarySettings())
+        self._refusals = Refusals(config.diary)
 
     async def start(self, sockets: Sockets) -> None:
         """Build everything and begin to accept; raises what a wrong setting raises."""
@@ -375,7 +374,7 @@ class Worker:
 
     async def _sweep(self) -> None:
         """Do what one process does for all: old stories, orphaned files, interrupted deletions."""
-        settings = DiarySettings()
+        settings = self._config.diary
         works: tuple[Callable[[Instant], Awaitable[object]], ...] = (
             lambda now: sweep_diary(self._databases.mail, settings, now),
             lambda now: sweep_refusals(self._databases.gate, settings, now),

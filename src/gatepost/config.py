@@ -16,6 +16,7 @@ from typing import Final
 
 from gatepost.accounts.settings import AccountSettings
 from gatepost.base.settings import BadSetting, fill
+from gatepost.diary.settings import DiarySettings
 from gatepost.gate.settings import GateSettings
 from gatepost.intake.settings import IntakeSettings
 from gatepost.judge.settings import JudgeSettings
@@ -164,6 +165,7 @@ class Config:
     queue: QueueSettings = field(default_factory=QueueSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)
     view: ViewSettings = field(default_factory=ViewSettings)
+    diary: DiarySettings = field(default_factory=DiarySettings)
 
     @property
     def hostname(self) -> str:
