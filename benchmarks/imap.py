@@ -124,8 +124,7 @@ class GatepostBox:
         return Client(self._server.imap_port, self._user, self._password)
 
     def chill(self) -> None:
-        """Forget everything that is kept in memory."""
-        self._server.renew()
+        """Take the data out of the page cache; the process stays, with what its sessions share."""
         forget(self._server.data)
 
 
