@@ -5,10 +5,14 @@ queue's worker beside them, and in slot 0 the jobs that one process does for all
 """
 
 import asyncio
+import fcntl
+import os
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +22,7 @@ from gatepost.aio.clock import SystemClock
 from gatepost.aio.drive import Wire
 from gatepost.aio.listen import Limits, Listener
 from gatepost.aio.resolve import Resolver, system_servers
-from gatepost.aio.tls import Pair, TlsHolder, client_context, self_signed, write_pair
+from gatepost.aio.tls import Pair, TlsHolder, TlsUnusable, client_context, self_signed, write_pair
 from gatepost.base.clock import Clock, Instant
 from gatepost.base.envelope import Envelope
 from gatepost.base.ids import MailId, Minter
@@ -43,6 +47,7 @@ from gatepost.judge.judge import Judge, raw_fields
 from gatepost.judge.keys import KeyFile, StoredKeys
 from gatepost.judge.names import ResolvedNames
 from gatepost.judge.seal import Seal
+from gatepost.logs import set_level
 from gatepost.policy.action import ToMailbox
 from gatepost.policy.policy import Policy
 from gatepost.policy.rules import load as load_rules
@@ -78,6 +83,9 @@ _TOTAL: Final = {
     Kind.IMAPS: Limits(10_000, 30, 120),
 }
 
+RENEWED: Final = frozenset(("tls", "gate", "intake", "judge", "policy", "view", "diary"))
+"""Sections of the configuration that SIGHUP applies whole; of `server` it applies the log level."""
+
 Sockets = Mapping[str, Sequence[socket.socket]]
 """Listening sockets by the name of their listener."""
 
@@ -97,6 +105,9 @@ class Worker:
         self._live: defaultdict[str, set[Wire]] = defaultdict(set)
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusals = Refusals(config.diary)
+        self._queue: QueueWorker
+        self._intake: intake.Services
+        self._view: ViewServices
 
     async def start(self, sockets: Sockets) -> None:
         """Build everything and begin to accept; raises what a wrong setting raises."""
@@ -148,15 +159,28 @@ class Worker:
     async def reload(self, config: Config) -> None:
         """Take another configuration while sessions go on; raises and keeps the old one where it cannot be used.
 
-        Listeners, workers and the data directory stay as they are until a restart or `gatepost upgrade`.
+        Sessions that are open go on with the old settings. What RENEWED does not name waits for `gatepost upgrade`.
         """
         ruleset = await asyncio.to_thread(load_rules, config.policy, self._log.warning)
         pairs = tuple(Pair(Path(each.certificate), Path(each.key)) for each in config.tls.certificates)
-        self._certificates.reload(self._clock.now(), pairs or None)
+        await self._gate.reload(config.gate)
+        try:
+            self._certificates.reload(self._clock.now(), pairs or None)
+        except TlsUnusable:
+            await self._gate.reload(self._config.gate)
+            raise
         self._policy.renew(config.policy, ruleset)
-        self._gate.renew(config.gate)
-        await self._gate.start()
-        self._config = config
+        self._judge.renew(config.judge, _scanner(config))
+        self._refusals.renew(config.diary)
+        self._intake = replace(self._intake, settings=config.intake)
+        self._view = replace(self._view, settings=config.view)
+        set_level(config.server.log_level)
+        waiting = unrenewed(self._config, config)
+        if waiting:
+            self._log.warning(
+                "upgrade_needed", sections=", ".join(waiting), text="gatepost upgrade takes these settings too."
+            )
+        self._config = replace(config, **{name: getattr(self._config, name) for name in waiting})
         self._log.info("reloaded", slot=self._slot)
 
     # --- building -------------------------------------------------------------------------------------------
@@ -178,8 +202,8 @@ class Worker:
         self._policy = Policy(config.policy, ruleset, own_names=(config.hostname,))
         key_file = await asyncio.to_thread(KeyFile.open, config.data_dir / "secret.key")
         seal = Seal(StoredKeys(mail, key_file))
-        scanner = SimpleScanner() if config.judge.filter else None
-        judge = Judge(config.judge, config.hostname, ResolvedNames(self._resolver), scanner, self._log)
+        names = ResolvedNames(self._resolver)
+        self._judge = Judge(config.judge, config.hostname, names, _scanner(config), self._log)
         self._intake = intake.Services(
             settings=config.intake,
             hostname=config.hostname,
@@ -191,7 +215,7 @@ class Worker:
             directory=self._directory,
             policy=self._policy,
             gate=intake.OpenGate(),
-            judge=judge,
+            judge=self._judge,
             seal=seal,
             names=self._resolver,
             refusals=self._refusals,
@@ -374,10 +398,9 @@ class Worker:
 
     async def _sweep(self) -> None:
         """Do what one process does for all: old stories, orphaned files, interrupted deletions."""
-        settings = self._config.diary
         works: tuple[Callable[[Instant], Awaitable[object]], ...] = (
-            lambda now: sweep_diary(self._databases.mail, settings, now),
-            lambda now: sweep_refusals(self._databases.gate, settings, now),
+            lambda now: sweep_diary(self._databases.mail, self._config.diary, now),
+            lambda now: sweep_refusals(self._databases.gate, self._config.diary, now),
             self._blobs.sweep,
             lambda _: self._mailboxes.sweep(),
         )
@@ -419,9 +442,10 @@ def open_certificates(config: Config, clock: Clock, log: Log) -> TlsHolder:
     if not pairs:
         folder = config.data_dir / "tls"
         pair = Pair(folder / "self-signed.pem", folder / "self-signed.key")
-        if not pair.certificate.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_pair(pair, *self_signed((config.hostname,), clock.now()))
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _one_at_a_time(folder):  # all workers start at once
+            if not pair.certificate.exists():
+                write_pair(pair, *self_signed((config.hostname,), clock.now()))
         log.warning(
             "self_signed_certificate",
             text="No certificate is configured: clients will warn of this one. Set [[tls.certificates]].",
@@ -429,6 +453,29 @@ def open_certificates(config: Config, clock: Clock, log: Log) -> TlsHolder:
         )
         pairs = (pair,)
     return TlsHolder(pairs, clock.now())
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other processes of ours out of a folder meanwhile."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def unrenewed(old: Config, new: Config) -> tuple[str, ...]:
+    """Return the sections in which two configurations differ and which `Worker.reload` cannot take."""
+    names = [each.name for each in fields(Config) if each.name not in RENEWED]
+    kept = {name: getattr(new, name) for name in names}
+    kept["server"] = replace(new.server, log_level=old.server.log_level)
+    return tuple(name for name in names if kept[name] != getattr(old, name))
+
+
+def _scanner(config: Config) -> SimpleScanner | None:
+    return SimpleScanner() if config.judge.filter else None
 
 
 def _servers(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -31,20 +31,27 @@ def configure(
     data_dir: Path | None, *, form: str, level: str, worker: str
 ) -> structlog.typing.FilteringBoundLogger:
     """Set logging up for this process; `worker` names it in each line."""
+    set_level(level)
     file = LogFile(data_dir / "log" / "gatepost.log") if data_dir is not None else None
     structlog.configure(
         processors=[
+            _below,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             _Stamp(worker),
             _Write(file, sys.stderr, as_json=form == "json"),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS["debug"]),
         logger_factory=_Nowhere,
         cache_logger_on_first_use=True,
     )
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return log
+
+
+def set_level(level: str) -> None:
+    """Write lines of this level (a word of `_LEVELS`) and above from now on."""
+    _Threshold.number = _LEVELS[level]
 
 
 class LogFile:
@@ -86,6 +93,19 @@ class LogFile:
         if there is None or there.st_ino != mine.st_ino:
             os.close(self._handle)
             self._handle = self._open()
+
+
+class _Threshold:
+    """The level of this process's log."""
+
+    number = _LEVELS["info"]
+
+
+def _below(logger: object, method: str, event: Event) -> Event:
+    """Drop what the operator does not want to read; the first processor."""
+    if _LEVELS.get(method, _LEVELS["error"]) < _Threshold.number:
+        raise structlog.DropEvent
+    return event
 
 
 class _Stamp:

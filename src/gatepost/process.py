@@ -26,6 +26,7 @@ from gatepost.config import PORTS, Config, ConfigError, Kind, load, split_addres
 from gatepost.databases import GATE_SCHEMAS, MAIL_SCHEMAS, Databases, gate_path, mail_path
 from gatepost.db.client import KeeperClient
 from gatepost.db.door import Door
+from gatepost.db.files import in_use
 from gatepost.db.keeper import Keeper, keep, listen_at, socket_path
 from gatepost.db.migrate import by_name
 from gatepost.db.sqlite import SqliteDatabase, open_database
@@ -66,13 +67,16 @@ def generation(file: Path) -> int:
 
     def worker(slot: Slot, sockets: Sockets, ready: Ready) -> None:
         log = _log(config, f"worker{slot.index}")
-        main = _alone if slot.count == 1 else _beside_keepers
+        main = _alone if slot.alone else _beside_keepers
         _Process(config, file, slot, sockets, ready, log).run(main)
 
     def keeper(name: str, number: int, ready: Ready) -> None:
         run_keeper(config, name, ready)
 
-    return run_generation(Program(worker=worker, keeper=keeper), EventLines())
+    def free() -> bool:
+        return not any(in_use(path_of(config.data_dir)) for path_of, _, _ in KEEPERS.values())
+
+    return run_generation(Program(worker=worker, keeper=keeper, free=free), EventLines())
 
 
 def run_keeper(config: Config, name: str, ready: Ready) -> None:
@@ -157,7 +161,7 @@ class _Process:
 
 
 async def _beside_keepers(process: _Process) -> None:
-    """Be one of several workers: the keepers are processes."""
+    """Be a worker beside the keepers' processes: theirs, or in an upgrade those of the generation before."""
     async with contextlib.AsyncExitStack() as stack:
         clients: dict[str, KeeperClient] = {}
         for name, (path_of, _, _) in KEEPERS.items():
@@ -178,7 +182,7 @@ async def _alone(process: _Process) -> None:
             stack.push_async_callback(database.close)
             door = Door(database, by_name(schemas))
             await door.open(listen_at(socket_path(path)))
-            stack.callback(door.close)
+            stack.push_async_callback(door.close)
             opened[name] = database
         await process.serve(Databases(opened["mail"], opened["gate"]))
 

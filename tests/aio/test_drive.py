@@ -287,6 +287,32 @@ def test_drain_says_goodbye_to_the_idle_and_waits_for_the_busy() -> None:
     run(story())
 
 
+@pytest.mark.row("REL-15")
+def test_a_client_that_came_for_something_is_left_a_moment_to_do_it() -> None:
+    async def session(wire: Wire) -> None:
+        wire.goodbye, wire.courtesy = b"421 ", 0.2
+        wire.write(b"220 ")
+        while await wire.read():
+            wire.courtesy = 0.0
+            wire.write(b"250 ")
+
+    async def story() -> None:
+        async with listening(session) as (listener, port):
+            quick, quick_writer = await asyncio.open_connection("127.0.0.1", port)
+            slow, slow_writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await quick.readexactly(4) == await slow.readexactly(4) == b"220 "
+            async with asyncio.TaskGroup() as group:
+                group.create_task(listener.drain(5))
+                await asyncio.sleep(0)
+                quick_writer.write(b"NOOP")
+                assert await quick.read() == b"250 421 "
+                assert await slow.read() == b"421 "
+            quick_writer.close()
+            slow_writer.close()
+
+    run(story())
+
+
 def test_who_was_just_accepted_when_the_drain_began_is_still_served() -> None:
     """An upgrade must not reset anybody: not the client whose session has not begun to run yet."""
 

@@ -1,5 +1,8 @@
 """pfctl's and spamdb's verbs, in their words."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from gatepost.base.clock import Instant, later, seconds
@@ -42,27 +45,37 @@ def test_tables_are_changed_in_pfctls_words(open_db: OpenDatabase) -> None:
             assert (await verbs.replace_entries(db, "spamd", ["!192.0.2.1", "10/8", "10.0.0.1"], T)).text == (
                 "no changes."
             )
-            tested = await verbs.test_entries(db, "spamd", ["10.0.0.1", "192.0.2.1"])
+            tested = await verbs.test_entries(db, "spamd", ["10.0.0.1", "192.0.2.1"], None)
             assert (tested.done, tested.asked, tested.text) == (1, 2, "1/2 addresses match.")
             with pytest.raises(GateRefusal, match="illegal test address"):
-                await verbs.test_entries(db, "spamd", ["10.0.0.0/24"])
+                await verbs.test_entries(db, "spamd", ["10.0.0.0/24"], None)
             assert (await verbs.flush_table(db, "spamd")).text == "3 addresses deleted."
 
     run(scene())
 
 
 @pytest.mark.row("PF-03")
-def test_tables_are_made_when_needed_and_unknown_ones_are_no_tables() -> None:
+def test_tables_are_made_when_needed_and_unknown_ones_are_no_tables(tmp_path: Path) -> None:
     async def scene() -> None:
         async with world() as here:
             db = here.database
             done = await verbs.add_entries(db, "mine", ["192.0.2.1"], T)
             assert done.text == "1 table created.\n1/1 addresses added."
             assert ("mine", 1) in await verbs.list_tables(db, QUIET)
+            file = tmp_path / "list"
+            file.write_text("192.0.2.0/24 # a net\n10.0.0.1\n")
+            filled = replace(QUIET, tables={"mine": str(file)})
+            assert [each.text for each in await verbs.show_table(db, "mine", filled)] == [
+                "10.0.0.1",
+                "192.0.2.0/24",
+                "192.0.2.1",
+            ]
+            assert ("mine", 3) in await verbs.list_tables(db, filled)
+            assert (await verbs.test_entries(db, "mine", ["192.0.2.7", "10.0.0.2"], filled)).done == 1
             await verbs.delete_entries(db, "mine", ["192.0.2.1"])
             assert (await verbs.flush_table(db, "mine")).text == "0 addresses deleted."
             assert (await verbs.kill_table(db, "mine")).text == "1 table deleted."
-            for work in (verbs.flush_table(db, "mine"), verbs.test_entries(db, "mine", ["10.0.0.1"])):
+            for work in (verbs.flush_table(db, "mine"), verbs.test_entries(db, "mine", ["10.0.0.1"], None)):
                 with pytest.raises(NoSuchTable, match=r"Table does not exist\."):
                     await work
             assert [name for name, _ in await verbs.list_tables(db, QUIET)] == sorted(TABLE_NAMES)

@@ -147,18 +147,23 @@ def test_a_mail_whose_250_nobody_read_stays() -> None:
 @pytest.mark.row("REL-15")
 def test_a_server_that_drains_says_so_to_the_idle_and_lets_a_body_finish() -> None:
     async def scene() -> None:
-        async with world() as here, here.client() as idle, here.client() as busy:
+        async with world() as here, here.client() as idle, here.client() as busy, here.client() as fresh:
+            await idle.mail(MAIL)
             await busy.begin()
             await busy.send(MAIL)
-            for talk in (idle, busy):
+            for talk in (idle, busy, fresh):
                 talk.wire.dismiss()
             assert code(await idle.hear()) == "421 4.3.2"
-            assert [idle.wire.closed, busy.wire.closed] == [True, False]
+            assert [idle.wire.closed, busy.wire.closed, fresh.wire.closed] == [True, False, False]
+            await fresh.begin()
+            said = await fresh.send(MAIL + b".\r\n")
+            assert said.startswith(b"250 2.0.0 ")
+            assert said.endswith(b"421 4.3.2 Service is restarting, try again\r\n")
             said = await busy.send(b".\r\n")
             assert said.startswith(b"250 2.0.0 ")
             assert said.endswith(b"421 4.3.2 Service is restarting, try again\r\n")
             assert busy.wire.closed
-            assert len(await here.mails("bob")) == 1
+            assert len(await here.mails("bob")) == 3
 
     run(scene())
 

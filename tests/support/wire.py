@@ -42,6 +42,7 @@ class MemoryWire:
         self.local_ip, self.local_port = "192.0.2.1", 25
         self.tls = TLS if tls else None
         self.goodbye = b""
+        self.courtesy = 0.0
         self.leaving = False
         self.closed = False
         self.reset = False
@@ -155,6 +156,6 @@ class MemoryWire:
             self._reader.set_result(None)
 
     def _take_leave(self) -> None:
-        if self.goodbye:
+        if self.goodbye and not self.courtesy:
             self.write(self.goodbye)
             self.close()

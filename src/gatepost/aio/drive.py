@@ -51,7 +51,8 @@ class Wire(asyncio.Protocol):
 
     `peer_ip` is normalised text (a v4-mapped IPv6 address is the IPv4 one); on a Unix socket it is 127.0.0.1.
     `goodbye` is what may be said to the peer when the server drains while the session waits in `read`, e.g. a 421
-    line; the session empties it for as long as it must not be interrupted.
+    line; the session empties it for as long as it must not be interrupted. `courtesy` is for how many seconds it is
+    not said yet: what a client came for, it may still do.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Wire(asyncio.Protocol):
         "_stuffed",
         "_transport",
         "_tunnel",
+        "courtesy",
         "goodbye",
         "leaving",
         "local_ip",
@@ -96,6 +98,7 @@ class Wire(asyncio.Protocol):
         self.peer_port = self.local_port = 0
         self.tls: Tls | None = None
         self.goodbye = b""
+        self.courtesy = 0.0
         self.leaving = False
         self.tick = 0
         self._loop = loop
@@ -369,7 +372,7 @@ class Wire(asyncio.Protocol):
     def woken(self, steady: float) -> None:
         """Act on a deadline that has passed."""
         if self._limit <= steady:
-            self.abort()
+            self._expired()
             return
         self._due = NEVER
         self._schedule()
@@ -383,7 +386,24 @@ class Wire(asyncio.Protocol):
 
     # The rest
 
+    def _expired(self) -> None:
+        shaking_hands = self._tunnel is not None and self.tls is None
+        if self._closing or shaking_hands or not self.leaving:
+            self.abort()
+            return
+        self._limit = NEVER
+        self._schedule()
+        if self.waiting:
+            self._say_goodbye()
+
     def _take_leave(self) -> None:
+        if self._session is None and self.courtesy:
+            self._limit = min(self._limit, time.monotonic() + self.courtesy)
+            self._schedule()
+        else:
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
         if self._session is not None or self.goodbye:
             self.write(self.goodbye)
             self.close()

@@ -2,14 +2,14 @@
 
 It is started by the supervisor with its brief (sockets, readiness pipe) in the environment, has no thread and no
 loop, and never serves anyone itself: what is loaded before the fork is shared memory afterwards (`gc.freeze`). With
-one worker there is nothing to fork: this process is the worker, and its keepers are threads.
+one worker there is nothing to fork: this process is the worker, and its keepers are threads. Only where the
+generation before still has the databases (an upgrade) one worker is forked too, beside keepers that wait for them.
 
     starting: keepers ready -> workers ready -> "ready" to the supervisor
     serving:  a child that dies is forked anew, at once, then ever later while it keeps dying
     leaving:  SIGTERM -> workers drain -> keepers end -> exit 0
 """
 
-import ctypes
 import gc
 import json
 import os
@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gatepost.aio.process import die_with_parent
+from gatepost.aio.process import die_with_parent, name_process
 from gatepost.base.ports import Log
 
 BRIEF: Final = "GATEPOST_GENERATION"  # environment variable
@@ -45,6 +45,8 @@ class Slot:
     index: int
     count: int
     generation: int
+    alone: bool = False
+    """It is the only process of its generation: its keepers are threads."""
 
     @property
     def mint(self) -> int:
@@ -84,6 +86,8 @@ class Program:
     keeper: Callable[[str, int, Ready], None]
     """Called with the keeper's name and the generation's number: two generations overlap during an upgrade."""
     load: Callable[[], None] = lambda: None
+    free: Callable[[], bool] = lambda: True
+    """Tell whether nobody has the databases: whether one worker can be alone."""
 
 
 @dataclass(slots=True)
@@ -128,9 +132,12 @@ def run_generation(program: Program, log: Log) -> int:
         for _, descriptors in brief.sockets
         for descriptor in descriptors
     }
-    if brief.workers == 1:
-        program.worker(Slot(0, 1, brief.generation), _own(brief, sockets, 0), lambda: _tell(brief.ready))
+    if brief.workers == 1 and program.free():
+        name_process("worker 0")
+        slot = Slot(0, 1, brief.generation, alone=True)
+        program.worker(slot, _own(brief, sockets, 0), lambda: _tell(brief.ready))
         return 0
+    name_process("generation")
     gc.collect()
     gc.freeze()
     return _Generation(brief, program, sockets, log).run()
@@ -240,7 +247,7 @@ class _Generation:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             for descriptor in self.wake if self.told else (*self.wake, self.brief.ready):
                 os.close(descriptor)
-            _name(child.kind)
+            name_process(child.kind)
             child.start(lambda: _tell(writer))
             status = 0
         except BaseException:
@@ -308,8 +315,3 @@ def _send(children: Sequence[_Child], number: int) -> None:
 def _ended(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     return f"exit {code}" if code >= 0 else signal.Signals(-code).name
-
-
-def _name(kind: str) -> None:
-    """Show the kind in ps(1) (PR_SET_NAME, 15 letters)."""
-    ctypes.CDLL(None).prctl(15, kind.encode()[:15], 0, 0, 0)

@@ -30,6 +30,7 @@ from gatepost.aio.process import (
     EventLines,
     drop_privileges,
     make_directory,
+    name_process,
     notify,
     raise_descriptor_limit,
     take_lock,
@@ -94,6 +95,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Return the exit status: 0 after SIGTERM, 1 when it could not start."""
+        name_process("gatepost")
         self._listen_to_signals()
         raise_descriptor_limit()
         try:

@@ -24,15 +24,19 @@ _SPAMTRAP = typer.Option("-T", help="Spamtrap addresses.")
 
 @tables.command("list")
 def tables_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """List all tables and how many entries each has of its own (files not counted)."""
-    found = with_databases(config, lambda databases, settings: verbs.list_tables(databases.gate, settings.gate))
+    """List all tables and how many entries each has."""
+    found = with_databases(
+        config, lambda databases, settings: _checked(verbs.list_tables(databases.gate, settings.gate))
+    )
     show(found, ("Table", "Entries"), as_json=as_json)
 
 
 @tables.command("show")
 def tables_show(table: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print a table's entries as pfctl does."""
-    found = with_databases(config, lambda databases, _: verbs.show_table(databases.gate, table))
+    found = with_databases(
+        config, lambda databases, settings: _checked(verbs.show_table(databases.gate, table, settings.gate))
+    )
     if as_json:
         print_json([{"entry": each.text, "negated": each.negated, "since": moment(each.since)} for each in found])
         return
@@ -102,7 +106,8 @@ def tables_zero(table: str, config: ConfigOption = None) -> None:
 def tables_test(table: str, addresses: list[str], config: ConfigOption = None) -> None:
     """Tell whether hosts are in a table: exit status 0 when all of them are, else 2."""
     done = with_databases(
-        config, lambda databases, _: _checked(verbs.test_entries(databases.gate, table, addresses))
+        config,
+        lambda databases, settings: _checked(verbs.test_entries(databases.gate, table, addresses, settings.gate)),
     )
     _report(done)
     if done.done < done.asked:

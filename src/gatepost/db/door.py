@@ -3,17 +3,19 @@
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from gatepost.db.frames import (
     BadFrame,
     FrameReader,
     Request,
     answer_frame,
+    leave_frame,
     let_go_frame,
     news_frame,
     read_request,
 )
-from gatepost.db.keeper import peer_allowed
+from gatepost.db.keeper import FAREWELL_S, peer_allowed
 from gatepost.db.sqlite import SqliteDatabase
 from gatepost.db.unit import NotCommitted, Notice, Rows, Statement, Unhealthy
 
@@ -33,12 +35,13 @@ class Door:
         """Serve on a listening unix socket."""
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Visitor(self), sock=listener)
 
-    def close(self) -> None:
-        """Stop accepting, and send the visitors away."""
+    async def close(self) -> None:
+        """Stop accepting, send the visitors away, and answer what they asked for until then."""
         if self._server is not None:
             self._server.close()
-        for visitor in tuple(self._visitors):
-            visitor.leave()
+        self._tell(leave_frame())
+        partings = [visitor.part() for visitor in tuple(self._visitors)]
+        await asyncio.gather(*partings)
 
     def came(self, visitor: "_Visitor") -> None:
         """Know of a visitor."""
@@ -74,9 +77,10 @@ class _Visitor(asyncio.Protocol):
         self._frames = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         if not peer_allowed(transport.get_extra_info("socket")):
             transport.abort()
             return
@@ -99,14 +103,28 @@ class _Visitor(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame)
 
-    def leave(self) -> None:
-        """Close its connection."""
+    async def part(self) -> None:
+        """Wait until it has shut its side, FAREWELL_S at most, and has its answers; close its connection."""
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                await self._left.wait()
+        except TimeoutError:
+            pass
+        await asyncio.gather(*self._tasks)
         if self._transport is not None:
             self._transport.close()
+
+    def eof_received(self) -> bool:
+        """Keep its connection while it waits for answers."""
+        self._left.set()
+        if not self._tasks and self._transport is not None:
+            self._transport.close()
+        return True
 
     async def _answer(self, request: Request) -> None:
         self.tell(answer_frame(request.number, await self._door.commit(request)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._left.set()
         self._door.left(self)

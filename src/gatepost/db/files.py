@@ -79,6 +79,21 @@ class Lock:
         os.close(self._handle)
 
 
+def in_use(path: Path) -> bool:
+    """Tell whether a process writes the file now."""
+    try:
+        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def refuse_old_sqlite(version: str | None = None) -> None:
     """Raise DatabaseDamaged where this SQLite could damage a file."""
     version = version or apsw.sqlite_lib_version()

@@ -4,6 +4,7 @@ request   [number, [[statement, {parameter: value}], ...], [[topic, key], ...]]
 answer    [number, kind, detail]         kind is one of Answer; detail rows, or words
 news      [0, Answer.NEWS, [[topic, key], ...]]
 let go    [0, Answer.LET_GO, closed]      close the file for reading (true), or open it again (false)
+leave     [0, Answer.LEAVE, None]         the keeper ends: send no more, shut your side, take the last answers
 """
 
 import struct
@@ -40,6 +41,7 @@ class Answer(IntEnum):
     UNHEALTHY = 4
     NEWS = 5
     LET_GO = 6
+    LEAVE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class LetGo:
     """Close the file for reading, or open it again."""
 
     closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The keeper ends: what was sent is still answered, what comes next is the next keeper's."""
 
 
 _REFUSALS: Final = {Clash: Answer.CLASH, NoRoom: Answer.NO_ROOM, Unhealthy: Answer.UNHEALTHY}
@@ -131,7 +138,12 @@ def let_go_frame(closed: bool) -> bytes:
     return _framed([0, Answer.LET_GO, closed])
 
 
-def read_answer(content: bytes) -> tuple[int, tuple[Rows, ...] | NotCommitted | News | LetGo]:
+def leave_frame() -> bytes:
+    """Write that the keeper ends."""
+    return _framed([0, Answer.LEAVE, None])
+
+
+def read_answer(content: bytes) -> tuple[int, tuple[Rows, ...] | NotCommitted | News | LetGo | Leave]:
     """Read an answer, or what everybody is told (number 0); BadFrame where it is neither."""
     try:
         number, kind, detail = _answers.decode(content)
@@ -144,6 +156,8 @@ def read_answer(content: bytes) -> tuple[int, tuple[Rows, ...] | NotCommitted | 
                 return 0, News(tuple(Notice(topic, key) for topic, key in detail))
             case Answer.LET_GO:
                 return 0, LetGo(bool(detail))
+            case Answer.LEAVE:
+                return 0, Leave()
             case refusal:
                 return number, _EXCEPTIONS[refusal](str(detail))
     except (msgspec.MsgspecError, ValueError, TypeError, AssertionError) as wrong:

@@ -10,6 +10,7 @@ import os
 import selectors
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from gatepost.db.frames import (
     FrameReader,
     Request,
     answer_frame,
+    leave_frame,
     let_go_frame,
     news_frame,
     read_request,
@@ -42,6 +44,7 @@ class _Peer:
         self.sock = sock
         self.frames = FrameReader()
         self.unsent = bytearray()
+        self.left = False
 
 
 class Keeper:
@@ -74,15 +77,28 @@ class Keeper:
             if self._waiting:
                 self._commit()
             self._writer.between_batches()
-        self._take(0)
-        while self._waiting:
-            self._commit()
-        for peer in tuple(self._peers):
-            self._farewell(peer)
-        for sock in (self._listener, self._wake, self._waker):
-            sock.close()
+        self._part()
         self._selector.close()
         self._writer.close()
+
+    def _part(self) -> None:
+        """Tell every peer to leave; answer what each has sent until it has, for FAREWELL_S at most."""
+        for sock in (self._listener, self._wake):
+            self._selector.unregister(sock)
+        for sock in (self._listener, self._wake, self._waker):
+            sock.close()
+        for peer in tuple(self._peers):
+            peer.unsent += leave_frame()
+            self._send(peer)
+        ends = time.monotonic() + FAREWELL_S
+        while self._peers and time.monotonic() < ends:
+            self._take(0 if self._waiting else FAREWELL_S)
+            while self._waiting:
+                self._commit()
+            for peer in [each for each in self._peers if each.left]:
+                self._farewell(peer)
+        for peer in tuple(self._peers):
+            self._farewell(peer)
 
     def _patience(self) -> float | None:
         """Return how long to wait for a frame."""
@@ -129,7 +145,9 @@ class Keeper:
         except OSError:
             octets = b""
         if not octets:
-            self._drop(peer)
+            peer.left = True
+            if not self._ends:  # else it has obeyed, and waits for its last answers
+                self._drop(peer)
             return
         try:
             for content in peer.frames.feed(octets):

@@ -57,7 +57,7 @@ from gatepost.gate.steps import (
     table_news,
     whiten_step,
 )
-from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, parse_file
+from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, read_file
 from gatepost.gate.tarpit import NEARLY_FULL, Connection, Held, Stance
 
 TRAP_MESSAGE: Final = "Your address %A has mailed to spamtraps here\n"
@@ -303,12 +303,23 @@ class Gate:
             self._database.listen(GREY_TOPIC, self._heard_of_hosts)
         now = self._clock.now()
         self._files = {
-            name: await offload(_read_file, Path(path), now) for name, path in self._settings.tables.items()
+            name: await offload(read_file, Path(path), now) for name, path in self._settings.tables.items()
         }
-        for name in await self._table_names():
-            await self._read_table(name)
+        await self._read_tables()
         await self._read_hosts()
         self._loaded = True
+
+    async def reload(self, settings: GateSettings) -> None:
+        """Take other settings and read everything; raises as `start` does, and then goes on with the old ones."""
+        old, files = self._settings, self._files
+        try:
+            self.renew(settings)
+            await self.start()
+        except (BadEntry, TableFull, OSError):
+            self.renew(old)
+            self._files = files
+            await self._read_tables()
+            raise
 
     async def run(self) -> None:
         """Write what is learnt, read what others changed, scan; until cancelled."""
@@ -432,6 +443,10 @@ class Gate:
         overloads = (rate.overload for rate in self._settings.rates.values() if rate.overload)
         return [name for name in (*names, *overloads) if name not in (WHITE, GREYTRAP)]
 
+    async def _read_tables(self) -> None:
+        for name in await self._table_names():
+            await self._read_table(name)
+
     async def _read_table(self, name: str) -> None:
         """Fill a table anew from its file and the database, off the loop; TableFull keeps the old."""
         rows = await self._database.read_long(sql.ENTRIES, {"tbl": name})
@@ -519,13 +534,6 @@ def ctime(now: Instant) -> str:
 def _ctime(second: int) -> str:
     at = datetime.fromtimestamp(second, UTC)
     return f"{DAYS[at.weekday()]} {MONTHS[at.month - 1]} {at.day:>2} {at:%H:%M:%S} {at.year}"
-
-
-def _read_file(path: Path, now: Instant) -> list[Entry]:
-    try:
-        return parse_file(path.read_text("utf-8"), now)
-    except (BadEntry, UnicodeDecodeError) as wrong:
-        raise BadEntry(f"{path}: {wrong}") from wrong
 
 
 def _table_of(name: str, file: Sequence[Entry], rows: Rows) -> tuple[Table, list[Prefix]]:

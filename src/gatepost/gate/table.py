@@ -9,6 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from gatepost.base.clock import Instant
@@ -69,6 +70,14 @@ def parse_file(text: str, since: Instant = Instant(0)) -> list[Entry]:
             except BadEntry as wrong:
                 raise BadEntry(f"line {number}: {wrong}") from wrong
     return entries
+
+
+def read_file(path: Path, since: Instant = Instant(0)) -> list[Entry]:
+    """Read a table's file; BadEntry names file and line, OSError where it cannot be read."""
+    try:
+        return parse_file(path.read_text("utf-8"), since)
+    except (BadEntry, UnicodeDecodeError) as wrong:
+        raise BadEntry(f"{path}: {wrong}") from wrong
 
 
 class Table:

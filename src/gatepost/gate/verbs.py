@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from gatepost.base.address import fold
 from gatepost.base.clock import MICROSECONDS, Instant, seconds
@@ -21,7 +22,7 @@ from gatepost.gate.steps import (
     record_of,
     table_news,
 )
-from gatepost.gate.table import NAME_MAX, Entry, Table, TableFull, parse_entry
+from gatepost.gate.table import NAME_MAX, Entry, Table, TableFull, parse_entry, read_file
 
 
 class GateRefusal(Exception):
@@ -49,17 +50,23 @@ class Done:
 
 
 async def list_tables(database: Database, settings: GateSettings) -> list[tuple[str, int]]:
-    """Return every table with how many entries the database keeps for it."""
+    """Return every table with how many entries it has: of its file, and of its own."""
     sizes = dict.fromkeys((*TABLE_NAMES, *settings.tables, *await _made(database)), 0)
     for name, count in await database.read_long(sql.ENTRY_COUNTS, {}):
         sizes[str(name)] = int(str(count))
+    for name in settings.tables:
+        sizes[name] = len(await show_table(database, name, settings))
     return sorted(sizes.items())
 
 
-async def show_table(database: Database, name: str) -> list[Entry]:
-    """Return a table's entries as the database keeps them, in their order."""
-    rows = await database.read_long(sql.ENTRIES, {"tbl": name})
-    return sorted(map(entry_of, rows), key=lambda entry: (entry.network.version, entry.network.number))
+async def show_table(database: Database, name: str, settings: GateSettings | None = None) -> list[Entry]:
+    """Return a table's entries in their order: those of the database, and those of its file in `settings`."""
+    file = settings.tables.get(name) if settings is not None else None
+    entries = {entry.network: entry for entry in (read_file(Path(file)) if file else ())}
+    entries |= {
+        entry.network: entry for entry in map(entry_of, await database.read_long(sql.ENTRIES, {"tbl": name}))
+    }
+    return sorted(entries.values(), key=lambda entry: (entry.network.version, entry.network.number))
 
 
 def shown(entry: Entry, *, verbose: bool = False) -> str:
@@ -145,12 +152,15 @@ async def zero_table(database: Database, name: str, now: Instant) -> Done:
     return Done(1, 1, "1 table/stats cleared.")
 
 
-async def test_entries(database: Database, name: str, texts: Sequence[str]) -> Done:
+async def test_entries(database: Database, name: str, texts: Sequence[str], settings: GateSettings | None) -> Done:
     """Count which of these hosts are in a table: all of them is pfctl's exit status 0, else 2.
 
     `lines` are those that match, with their entry, as -vv prints them.
     """
-    table = Table(name, (await _known(database, name, must_exist=True)).values())
+    entries = await show_table(database, name, settings)
+    if not entries:
+        await _known(database, name, must_exist=True)
+    table = Table(name, entries)
     lines = []
     for text in texts:
         asked = parse_entry(text)

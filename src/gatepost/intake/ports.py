@@ -34,6 +34,7 @@ class Wire(Protocol):
     local_port: int
     tls: Tls | None
     goodbye: bytes
+    courtesy: float
 
     async def read(self, deadline: float | None = None) -> bytes: ...
     def write(self, octets: bytes) -> None: ...

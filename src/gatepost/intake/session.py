@@ -37,6 +37,7 @@ from gatepost.intake.transaction import Transaction, is_role
 from gatepost.policy.action import Delivery, ToMailbox
 
 GOODBYE: Final = Reply(Code.SHUTTING_DOWN, "4.3.2", "Service is restarting, try again")
+COURTESY: Final = 5.0  # s in which a client that has delivered nothing yet may begin to while the server drains
 WRITE_TIME: Final = 300.0  # s in which a client must take our answers; RFC 5321 §4.5.3.2.7
 EXCESS: Final = 2  # a body this many times above the limit is no mistake: the session ends
 
@@ -69,6 +70,7 @@ class Session:
         "_failures",
         "_named",
         "_port",
+        "_served",
         "_services",
         "_transaction",
         "_wire",
@@ -92,6 +94,7 @@ class Session:
         self._account: AccountId | None = None
         self._transaction: Transaction | None = None
         self._failures = 0
+        self._served = False
 
     async def run(self) -> None:
         """Serve the client until it leaves or is shown the door."""
@@ -125,6 +128,7 @@ class Session:
         """Read once; tell whether there was something."""
         dialogue, wire = self._dialogue, self._wire
         wire.goodbye = b"" if dialogue.phase in (Phase.BODY, Phase.CHUNK) else _GOODBYE
+        wire.courtesy = COURTESY if self._transaction is not None or not self._served else 0.0
         try:
             octets = await wire.read(dialogue.deadline)
         except TimeoutError:
@@ -296,6 +300,7 @@ class Session:
             dialogue.accept_each(await receive.receive_each(self._services, whole))
         else:
             dialogue.accept(await receive.receive(self._services, whole))
+        self._served = True
         self._end_transaction()
 
     async def _authenticate(self, event: Authenticating) -> None:

@@ -37,6 +37,11 @@ class Judge:
         self._scanner = scanner
         self._log = log
 
+    def renew(self, settings: JudgeSettings, scanner: Scanner | None) -> None:
+        """Take other settings; an examination that is under way keeps what it has read of the old ones."""
+        self._settings = settings
+        self._scanner = scanner
+
     async def examine(
         self, client: Client, envelope: Envelope, raw: bytes, header: HeaderBlock, now: Instant
     ) -> Verdict:

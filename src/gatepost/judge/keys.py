@@ -8,6 +8,7 @@ import os
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -50,14 +51,8 @@ class KeyFile:
     @classmethod
     def open(cls, path: Path) -> "KeyFile":
         """Read `path`; made with fresh random octets where there is none."""
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        except FileExistsError:
-            return cls(path.read_bytes())
-        with os.fdopen(handle, "wb") as file:
-            file.write(os.urandom(KEY_FILE_OCTETS))
-            file.flush()
-            os.fsync(file.fileno())
+        if not path.exists():
+            _make_key_file(path)
         return cls(path.read_bytes())
 
     def close_up(self, content: bytes, context: str) -> bytes:
@@ -98,6 +93,25 @@ class StoredKeys:
         private = load_der_private_key(self._key_file.open_up(stored, _context(domain, selector)), None)
         assert isinstance(private, RSAPrivateKey | Ed25519PrivateKey)
         return SigningKey(domain, selector, algorithm, private)
+
+
+def _make_key_file(path: Path) -> None:
+    """Put fresh random octets at `path`, whole and on the disk; of several that do so the first one stays."""
+    handle, fresh = mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
+    with os.fdopen(handle, "wb") as file:
+        file.write(os.urandom(KEY_FILE_OCTETS))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    Path(fresh).unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def generate(algorithm: str) -> RSAPrivateKey | Ed25519PrivateKey:

@@ -13,7 +13,7 @@ from gatepost.codec.mail.params import Parameters, parse_parameters
 from gatepost.codec.mail.structure import Part
 
 QUOTED_MAX: Final = 1000
-TEXT_MAX: Final = 8 << 10  # one string of an ENVELOPE; longer ones are cut
+TEXT_MAX: Final = 8 << 10  # one string of an ENVELOPE or a BODYSTRUCTURE; longer ones are cut
 ADDRESSES_MAX: Final = 1000
 _PLAIN: Final = re.compile(rb"[ -~]*")
 _BARE: Final = re.compile(rb"[ !#-\[\]-~]{0,%d}" % QUOTED_MAX)  # needs no backslash between its quotes
@@ -42,50 +42,67 @@ def render_envelope(header: HeaderBlock) -> bytes:
     author = _addresses(header.first(b"from"))
     sender, reply_to = header.first(b"sender"), header.first(b"reply-to")
     fields = [
-        imap_string(_cut(header.first(b"date"))),
-        imap_string(_cut(header.first(b"subject"))),
+        _text(header.first(b"date")),
+        _text(header.first(b"subject")),
         author,
         _addresses(sender) if sender else author,
         _addresses(reply_to) if reply_to else author,
         _addresses(_all(header, b"to")),
         _addresses(_all(header, b"cc")),
         _addresses(_all(header, b"bcc")),
-        imap_string(_cut(header.first(b"in-reply-to"))),
-        imap_string(_cut(header.first(b"message-id"))),
+        _text(header.first(b"in-reply-to")),
+        _text(header.first(b"message-id")),
     ]
     return b"(" + b" ".join(fields) + b")"
 
 
 def render_structure(part: Part) -> tuple[bytes, bytes]:
     """Return BODYSTRUCTURE (with extension data) and BODY (without), made in one walk."""
+    whole: list[bytes] = []
+    short: list[bytes] = []
+    _render(part, whole, short)
+    return b"".join(whole), b"".join(short)
+
+
+def _render(part: Part, whole: list[bytes], short: list[bytes]) -> None:
     if part.multipart:
-        children = [render_structure(child) for child in part.children] or [(EMPTY_PART, EMPTY_PART)]
-        subtype = imap_string(part.subtype.upper())
-        extension = b" %b%b%b" % (_params(part.content_type), _disposition(part), _language(part))
-        whole, short = (b"".join(each) for each in zip(*children, strict=True))
-        return b"(%b %b%b)" % (whole, subtype, extension), b"(%b %b)" % (short, subtype)
+        _render_multipart(part, whole, short)
+        return
     first = part.header.first
-    common = b"%b %b %b %b %b %b %d" % (
-        imap_string(part.maintype.upper()),
-        imap_string(part.subtype.upper()),
+    common = b"(%b %b %b %b %b %b %d" % (
+        _text(part.maintype.upper()),
+        _text(part.subtype.upper()),
         US_ASCII if _untyped_text(part) else _params(part.content_type),
-        imap_string(first(b"content-id")),
-        imap_string(first(b"content-description")),
+        _text(first(b"content-id")),
+        _text(first(b"content-description")),
         imap_string(part.encoding.upper()[:100]),
         part.end - part.body,
     )
-    extension = b" %b%b%b" % (imap_string(first(b"content-md5")), _disposition(part), _language(part))
+    extension = b" %b%b%b)" % (_text(first(b"content-md5")), _disposition(part), _language(part))
     if part.message:
         inside = part.children[0]
-        whole, short = render_structure(inside)
-        envelope = render_envelope(inside.header)
-        return (
-            b"(%b %b %b %d%b)" % (common, envelope, whole, part.lines, extension),
-            b"(%b %b %b %d)" % (common, envelope, short, part.lines),
-        )
-    if part.maintype == b"text":
+        common = b"%b %b " % (common, render_envelope(inside.header))
+        whole.append(common)
+        short.append(common)
+        _render(inside, whole, short)
+        common = b" %d" % part.lines
+    elif part.maintype == b"text":
         common = b"%b %d" % (common, part.lines)
-    return b"(%b%b)" % (common, extension), b"(%b)" % common
+    whole += (common, extension)
+    short += (common, b")")
+
+
+def _render_multipart(part: Part, whole: list[bytes], short: list[bytes]) -> None:
+    whole.append(b"(")
+    short.append(b"(")
+    for child in part.children:
+        _render(child, whole, short)
+    if not part.children:
+        whole.append(EMPTY_PART)
+        short.append(EMPTY_PART)
+    subtype = _text(part.subtype.upper())
+    whole.append(b" %b %b%b%b)" % (subtype, _params(part.content_type), _disposition(part), _language(part)))
+    short.append(b" %b)" % subtype)
 
 
 def _untyped_text(part: Part) -> bool:
@@ -101,6 +118,10 @@ def _all(header: HeaderBlock, name: bytes) -> bytes | None:
     return b",".join(values) if values else None
 
 
+def _text(value: bytes | None) -> bytes:
+    return imap_string(_cut(value))
+
+
 def _cut(value: bytes | None) -> bytes | None:
     return value if value is None else value[:TEXT_MAX]
 
@@ -111,7 +132,7 @@ def _addresses(value: bytes | None) -> bytes:
     rendered: list[bytes] = []
     for entry in parse_addresses(value)[:ADDRESSES_MAX]:
         if isinstance(entry, Group):
-            rendered.append(b"(NIL NIL " + imap_string(_cut(entry.name)) + b" NIL)")
+            rendered.append(b"(NIL NIL " + _text(entry.name) + b" NIL)")
             rendered += [_address(member) for member in entry.members]
             rendered.append(b"(NIL NIL NIL NIL)")
         else:
@@ -120,17 +141,14 @@ def _addresses(value: bytes | None) -> bytes:
 
 
 def _address(mailbox: Mailbox) -> bytes:
-    name, local, domain = _cut(mailbox.name), _cut(mailbox.local), _cut(mailbox.domain)
-    # an empty host would read as a group's begin, an empty mailbox as its end
-    return b"(%b NIL %b %b)" % (imap_string(name), imap_string(local or b""), imap_string(domain or b""))
+    # NIL for a host would read as a group's begin, for a mailbox as its end
+    return b"(%b NIL %b %b)" % (_text(mailbox.name), _text(mailbox.local), _text(mailbox.domain))
 
 
 def _params(value: Parameters) -> bytes:
     if not value.params:
         return NIL
-    return (
-        b"(" + b" ".join(imap_string(key.upper()) + b" " + imap_string(text) for key, text in value.params) + b")"
-    )
+    return b"(" + b" ".join(_text(key.upper()) + b" " + _text(text) for key, text in value.params) + b")"
 
 
 def _disposition(part: Part) -> bytes:
@@ -138,12 +156,12 @@ def _disposition(part: Part) -> bytes:
     if raw is None:
         return b" NIL"
     value = parse_parameters(raw)
-    return b" (" + imap_string(value.value.upper()) + b" " + _params(value) + b")"
+    return b" (" + _text(value.value.upper()) + b" " + _params(value) + b")"
 
 
 def _language(part: Part) -> bytes:
     """Return language and location."""
-    location = imap_string(part.header.first(b"content-location"))
+    location = _text(part.header.first(b"content-location"))
     raw = part.header.first(b"content-language")
     languages = _LANGUAGE.findall(raw)[:20] if raw is not None else []
     shown = NIL

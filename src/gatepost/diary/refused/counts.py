@@ -33,6 +33,10 @@ class Refusals:
         self._this_second = 0
         self._of_net: Counter[str] = Counter()
 
+    def renew(self, settings: DiarySettings) -> None:
+        """Take other limits."""
+        self._settings = settings
+
     def count(self, ip: str, reason: str, now: Instant) -> None:
         """Count one refusal; `reason` is one of the program's own words."""
         key = (now // MINUTE, source_net(ip), reason[:REASON_LENGTH_MAX])
