@@ -35,8 +35,6 @@ def configure(
     file = LogFile(data_dir / "log" / "gatepost.log") if data_dir is not None else None
     structlog.configure(
         processors=[
-            _below,
-            structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             _Stamp(worker),
             _Write(file, sys.stderr, as_json=form == "json"),
@@ -101,23 +99,19 @@ class _Threshold:
     number = _LEVELS["info"]
 
 
-def _below(logger: object, method: str, event: Event) -> Event:
-    """Drop what the operator does not want to read; the first processor."""
-    if _LEVELS.get(method, _LEVELS["error"]) < _Threshold.number:
-        raise structlog.DropEvent
-    return event
-
-
 class _Stamp:
-    """Adds time and process, cuts and escapes the fields."""
+    """Drops what the operator does not want to read; adds time, level and process, cuts the fields."""
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
 
     def __call__(self, logger: object, method: str, event: Event) -> Event:
+        level = "error" if method == "exception" else method
+        if _LEVELS[level] < _Threshold.number:
+            raise structlog.DropEvent
         stamped: Event = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds")[:23] + "Z",
-            "level": event.pop("level", method),
+            "level": level,
             "process": self._worker,
             "event": event.pop("event"),
         }

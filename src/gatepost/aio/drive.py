@@ -237,8 +237,10 @@ class Wire(asyncio.Protocol):
     def close(self) -> None:
         """Send what was written (and close_notify), then close.
 
-        When the peer is still talking, its octets are discarded for CLOSING_TIME, so that it reads our last reply
-        instead of a reset. A peer that has not taken all by then is cut off: `drain` first when much is on its way.
+        Octets that the peer sends meanwhile are discarded until it closes too, for CLOSING_TIME at most: a socket
+        that is closed before it was read to its end answers with a reset, and what we said last is lost on the way
+        (RFC 9293 §3.6.1). Only a peer that we have called, and one that said nothing when we drained, is not waited
+        for. One that has not taken all by then is cut off: `drain` first when much is on its way.
         """
         transport = self._transport
         if self._closing or transport is None:
@@ -246,9 +248,11 @@ class Wire(asyncio.Protocol):
         if self._tunnel is not None:
             self._tunnel.end()
             self._flush(transport)
-        talking = not self._eof and bool(self._inbox or self._held)
+        called_us = self._released is not None
+        talking = bool(self._inbox or self._held) or (called_us and not self.leaving)
+        linger = talking and not self._eof
         self._finish()
-        if talking:
+        if linger:
             if self._held:
                 transport.resume_reading()
             transport.write_eof()

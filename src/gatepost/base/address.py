@@ -41,7 +41,7 @@ ReversePath = Address | None
 
 def fold(text: str) -> str:
     """Lower the 26 ASCII letters and nothing else: `str.lower` turns the Kelvin sign into k."""
-    return text.translate(_LOWER)
+    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 @lru_cache(maxsize=8192)

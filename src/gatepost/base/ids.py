@@ -45,13 +45,9 @@ class Minter:
 
 def id_text(mail_id: int) -> str:
     """Return the 13 letters of an id."""
-    number, pairs = mail_id, []
-    for _ in range(6):
-        pairs.append(_PAIRS[number & 1023])
-        number >>= 10
-    pairs.append(LETTERS[number & 31])
-    pairs.reverse()
-    return "".join(pairs)
+    first = LETTERS[mail_id >> 60 & 31] + _PAIRS[mail_id >> 50 & 1023] + _PAIRS[mail_id >> 40 & 1023]
+    second = _PAIRS[mail_id >> 30 & 1023] + _PAIRS[mail_id >> 20 & 1023]
+    return first + second + _PAIRS[mail_id >> 10 & 1023] + _PAIRS[mail_id & 1023]
 
 
 def parse_id(text: str) -> MailId:

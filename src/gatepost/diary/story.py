@@ -40,7 +40,7 @@ class Story:
         """Add what a stage did; without `at`, the moment of the line before."""
         after = milliseconds_after(self.id, at) if at is not None else self._lines[-1].after if self._lines else 0
         line = Line(after, stage, event, clean(fields))
-        self._octets += 40 + sum(len(key) + len(str(value)) for key, value in line.fields.items())
+        self._octets += 40 + len(str(line.fields))
         if len(self._lines) < LINES_MAX and self._octets < LINES_OCTETS_MAX:
             self._lines.append(line)
 

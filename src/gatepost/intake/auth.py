@@ -2,7 +2,8 @@
 
 A Rate lets `most` happen within `period` microseconds and forgets evenly: the level drains at most/period. When an
 address or a net is full, it is refused before any password is looked at; an account that is full is only slowed
-down, so that nobody can lock another out.
+down, so that nobody can lock another out. Passwords that are looked at together, before the first of them has
+failed, are all counted against their source: it is refused for longer.
 """
 
 from ipaddress import ip_address
@@ -32,12 +33,14 @@ class Rate:
         """Tell whether one more would be too many."""
         return self._most > 0 and self._level(key, now) + 1 > self._most
 
-    def count(self, key: str, now: Instant) -> None:
-        """Count one."""
-        level = self._level(key, now)
+    def count(self, key: str, now: Instant, *, owed: bool = False) -> None:
+        """Count one; above the limit it is remembered only when it is `owed`, and then drains like any other."""
+        if not self._most:
+            return
+        level = self._level(key, now) + 1
         if key not in self._levels and len(self._levels) >= KEYS_MAX:
             self._sweep(now)
-        self._levels[key] = (min(level + 1, float(self._most)), now)
+        self._levels[key] = (level if owed else min(level, float(self._most)), now)
 
     def _level(self, key: str, now: Instant) -> float:
         found = self._levels.get(key)
@@ -80,9 +83,9 @@ class Throttle:
         if exempt(ip):
             return
         address, net = source_keys(ip)
-        self._by_net.count(net, now)
+        self._by_net.count(net, now, owed=True)
         for rate in self._by_address:
-            rate.count(address, now)
+            rate.count(address, now, owed=True)
 
     def delay_before(self, user: str, now: Instant) -> float:
         """Return the seconds by which an attempt at this account is slowed down."""

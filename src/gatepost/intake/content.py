@@ -4,6 +4,7 @@ A stranger's mail is taken as it is or refused: its octets are never rewritten, 
 ones in our name cut out. A user's mail gets what it lacks (RFC 6409 §8) and loses its Bcc before it is sealed.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,8 @@ _REFUSED: Final = (  # in the order in which they are told
     Flaw.LEADING_SPACE,
     Flaw.MULTIPLE_FROM,
 )
+_NOT_ADDRESSES: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|\([^()]*\)', re.DOTALL)
+_BEHIND_AN_ADDRESS: Final = re.compile(rb">[ \t\r\n]*[^,; \t\r\n]")
 
 
 def check_lines(flaw: data.Flaw | None) -> None:
@@ -72,11 +75,17 @@ def check_author(header: HeaderBlock) -> None:
 
 
 def authors(header: HeaderBlock) -> list[Address | None]:
-    """Return every address in From and Sender, however ambiguous; None for what is no address."""
+    """Return every address in From and Sender, however ambiguous; None for what is no address.
+
+    What stands behind a `<address>` without a comma is none: readers differ in whom they show (`<a@x> <b@x>`).
+    """
     found: list[Address | None] = []
     for name in (b"from", b"sender"):
         for value in header.get(name):
-            found += [_address(each) for each in mailboxes(unfold(value))] or [None]
+            text = unfold(value)
+            found += [_address(each) for each in mailboxes(text)] or [None]
+            if _BEHIND_AN_ADDRESS.search(_NOT_ADDRESSES.sub(b"", text)):
+                found.append(None)
     return found
 
 

@@ -132,10 +132,11 @@ async def _verdict(services: Services, whole: Whole, header: HeaderBlock, now: I
         return Verdict(Action.ACCEPT)
     raw = bytes(whole.raw) if not isinstance(whole.raw, bytes) else whole.raw
     verdict = await services.judge.examine(whole.client, whole.envelope, raw, header, now)
-    name = id_text(whole.envelope.id)
     if verdict.action is Action.DEFER:
+        name = id_text(whole.envelope.id)
         raise Refusal(Reply(Code.LOCAL_ERROR, "4.7.1", f"{name} cannot be judged now, try again later"))
     if verdict.action is Action.REFUSE and not all(each.role for each in whole.accepted):
+        name = id_text(whole.envelope.id)
         detail = f"score {verdict.score:.1f}: " + " ".join(verdict.reasons)
         raise Refusal(Reply(Code.NO_SUCH_MAILBOX, "5.7.1", f"{name} refused as unwanted"), detail=detail)
     return verdict

@@ -38,6 +38,11 @@ class Directory(Protocol):
         ...
 
 
+def names_us(address: Address, own_names: frozenset[str]) -> bool:
+    """Tell whether an address is at this machine by name; RCPT TO:<postmaster> has no domain at all."""
+    return not address.domain or fold_domain(address.domain) in own_names
+
+
 class Expansion:
     """One recipient's tree; `deliveries` is what came out of it so far."""
 
@@ -78,10 +83,12 @@ class Expansion:
                 await self._deliver(address, deliver, depth)
 
     async def _facts_of(self, address: Address, depth: int) -> Facts:
+        if not depth:
+            return self._facts
         own = await self._directory.is_local(address.domain)
-        named = not address.domain or fold_domain(address.domain) in self._own_names  # "": RCPT TO:<postmaster>
-        known = replace(self._facts, recipient=address, own=own, local_name=named)
-        return replace(known, local=True) if depth else known
+        return replace(
+            self._facts, recipient=address, own=own, local_name=names_us(address, self._own_names), local=True
+        )
 
     async def _deliver(self, address: Address, action: Deliver, depth: int) -> None:
         if action.virtual:

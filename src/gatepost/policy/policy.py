@@ -6,7 +6,7 @@ from gatepost.base.address import Address, ReversePath, fold_domain
 from gatepost.base.envelope import Client
 from gatepost.base.reply import Refusal
 from gatepost.policy.action import Delivery
-from gatepost.policy.expand import LOOP, Directory, Expansion
+from gatepost.policy.expand import LOOP, Directory, Expansion, names_us
 from gatepost.policy.match import Facts, is_local
 from gatepost.policy.rules import Ruleset
 from gatepost.policy.settings import PolicySettings
@@ -41,8 +41,8 @@ class Policy:
             ),
             sender=envelope_sender,
             recipient=recipient,
-            own=False,
-            local_name=False,
+            own=await directory.is_local(recipient.domain),
+            local_name=names_us(recipient, self._own_names),
             tag=client.tag,
             user=client.user,
             helo=client.helo,

@@ -8,9 +8,9 @@ from gatepost.base.address import fold
 from gatepost.base.verdict import Finding
 from gatepost.codec.mail.build import printable
 from gatepost.codec.mail.header import HeaderBlock, unfold
+from gatepost.codec.mail.params import without_comments
 
 LINE_MAX: Final = 76
-_COMMENTS: Final = re.compile(rb"\([^()]*\)")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~/@-]+")
 
 
@@ -31,8 +31,8 @@ def forged(header: HeaderBlock, raw: object, authserv_id: str) -> tuple[tuple[in
 
 def _claims(value: bytes, ours: str) -> bool:
     """Tell whether a value speaks for us, or hides whom it speaks for; comments do not count."""
-    name = _COMMENTS.sub(b" ", unfold(value)).strip().partition(b";")[0]
-    words = fold(name.decode("utf-8", "replace")).replace('"', "").split()
+    name = without_comments(unfold(value)).partition(b";")[0]
+    words = fold(name.replace(b'"', b"").replace(b"\\", b"").decode("utf-8", "replace")).split()
     return not words or words[0] == ours or words[0].endswith("." + ours)
 
 

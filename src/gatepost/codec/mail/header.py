@@ -132,9 +132,17 @@ class HeaderBlock:
 
     def get(self, name: bytes) -> list[bytes]:
         """Return the raw values of all fields of that name, in order: folds and all, no line end."""
-        if name not in self._firsts:
+        at = self._firsts.get(name)
+        if at is None:
             return []
+        if self._fields is None and self._names.count(name) == 1:
+            value = self.octets[self._begin(at) + len(name) + 1 : self._ends[at]]
+            return [value.removesuffix(b"\n").removesuffix(b"\r")]
         return [self.value(field) for field in self.all(name)]
+
+    def lacks(self, names: frozenset[bytes]) -> bool:
+        """Tell whether there is no field of any of these names (lower case)."""
+        return names.isdisjoint(self._firsts)
 
     def count(self, name: bytes) -> int:
         """Return how many fields have that name (lower case)."""
@@ -147,8 +155,7 @@ class HeaderBlock:
             return None
         if self._fields is not None:
             return unfold(self.value(self._fields[at]))
-        begin = self._ends[at - 1] if at else 0
-        return unfold(self.octets[begin + len(name) + 1 : self._ends[at]])
+        return unfold(self.octets[self._begin(at) + len(name) + 1 : self._ends[at]])
 
     def all(self, name: bytes) -> list[Field]:
         """Return the places of all fields of that name (lower case), in order."""
@@ -179,6 +186,9 @@ class HeaderBlock:
         """Tell whether two readers may see different authors."""
         return not AMBIGUOUS.isdisjoint(self.flaws)
 
+    def _begin(self, at: int) -> int:
+        return self._ends[at - 1] if at else 0
+
     def _index(self, flaws: set[Flaw]) -> None:
         self._fields = None
         if flaws or not self._tile_sane():
@@ -201,9 +211,8 @@ class HeaderBlock:
         pieces = _NEXT_FIELD.split(octets)
         if pieces.pop() or not pieces or len(pieces) > FIELDS_MAX:  # behind the last line end there is nothing
             return False
-        heads = [piece.partition(b":") for piece in pieces]
-        names = [head[0] for head in heads]
-        if not all(names) or b"".join(names).translate(None, _NAME_OCTETS) or not all(head[1] for head in heads):
+        names, colons, _ = zip(*[piece.partition(b":") for piece in pieces], strict=True)
+        if not all(names) or not all(colons) or b"".join(names).translate(None, _NAME_OCTETS):
             return False
         self._names = b":".join(names).lower().split(b":")
         self._ends = [end + at for at, end in enumerate(accumulate(map(len, pieces)), 1)]
@@ -218,9 +227,8 @@ class HeaderBlock:
 
 def unfold(value: bytes) -> bytes:
     """Return a value on one line, without blanks around it (RFC 5322 §2.2.3)."""
-    if b"\n" in value:
-        value = value.replace(b"\r\n", b"").replace(b"\n", b"")
-    return value.strip(b" \t\r")
+    value = value.strip(b" \t\r\n")
+    return value.replace(b"\r\n", b"").replace(b"\n", b"") if b"\n" in value else value
 
 
 def without(raw: Buffer, ranges: tuple[tuple[int, int], ...], start: int = 0, end: int | None = None) -> bytes:

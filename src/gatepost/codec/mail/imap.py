@@ -20,6 +20,8 @@ _BARE: Final = re.compile(rb"[ !#-\[\]-~]{0,%d}" % QUOTED_MAX)  # needs no backs
 _CONTROLS: Final = re.compile(rb"[\0\r\n]+")
 _LANGUAGE: Final = re.compile(rb"[A-Za-z0-9-]{1,40}")
 NIL: Final = b"NIL"
+_NAMED: Final = frozenset((b"content-id", b"content-description"))
+_EXTENDED: Final = frozenset((b"content-md5", b"content-disposition", b"content-language", b"content-location"))
 US_ASCII: Final = b'("CHARSET" "US-ASCII")'
 EMPTY_PART: Final = b'("TEXT" "PLAIN" %b NIL NIL "7BIT" 0 0)' % US_ASCII
 
@@ -68,17 +70,15 @@ def _render(part: Part, whole: list[bytes], short: list[bytes]) -> None:
     if part.multipart:
         _render_multipart(part, whole, short)
         return
-    first = part.header.first
-    common = b"(%b %b %b %b %b %b %d" % (
+    common = b"(%b %b %b %b %b %d" % (
         _text(part.maintype.upper()),
         _text(part.subtype.upper()),
         US_ASCII if _untyped_text(part) else _params(part.content_type),
-        _text(first(b"content-id")),
-        _text(first(b"content-description")),
+        _named(part.header),
         imap_string(part.encoding.upper()[:100]),
         part.end - part.body,
     )
-    extension = b" %b%b%b)" % (_text(first(b"content-md5")), _disposition(part), _language(part))
+    extension = _extension(part)
     if part.message:
         inside = part.children[0]
         common = b"%b %b " % (common, render_envelope(inside.header))
@@ -90,6 +90,20 @@ def _render(part: Part, whole: list[bytes], short: list[bytes]) -> None:
         common = b"%b %d" % (common, part.lines)
     whole += (common, extension)
     short += (common, b")")
+
+
+def _named(header: HeaderBlock) -> bytes:
+    """Return id and description."""
+    if header.lacks(_NAMED):
+        return b"NIL NIL"
+    return _text(header.first(b"content-id")) + b" " + _text(header.first(b"content-description"))
+
+
+def _extension(part: Part) -> bytes:
+    """Return what only BODYSTRUCTURE tells of a part that has no parts, and its end."""
+    if part.header.lacks(_EXTENDED):
+        return b" NIL NIL NIL NIL)"
+    return b" %b%b%b)" % (_text(part.header.first(b"content-md5")), _disposition(part), _language(part))
 
 
 def _render_multipart(part: Part, whole: list[bytes], short: list[bytes]) -> None:
@@ -119,11 +133,9 @@ def _all(header: HeaderBlock, name: bytes) -> bytes | None:
 
 
 def _text(value: bytes | None) -> bytes:
-    return imap_string(_cut(value))
-
-
-def _cut(value: bytes | None) -> bytes | None:
-    return value if value is None else value[:TEXT_MAX]
+    if value is None:
+        return NIL
+    return b'"%b"' % value if _BARE.fullmatch(value) else imap_string(value[:TEXT_MAX])
 
 
 def _addresses(value: bytes | None) -> bytes:

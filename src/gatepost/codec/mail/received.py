@@ -1,5 +1,6 @@
 """The Received field (RFC 5321 §4.4, RFC 3848): who gave us this mail, in words that nobody can bend."""
 
+import re
 from typing import Final
 
 from gatepost.base.clock import Instant
@@ -10,11 +11,13 @@ from gatepost.codec.mail.date import format_date
 from gatepost.codec.mail.header import HeaderBlock
 
 HELO_MAX: Final = 255
+_BENT: Final = str.maketrans("();", "???")
+_BENDING: Final = re.compile("[<>();]")
 
 
 def received_field(client: Client, hostname: str, envelope: Envelope, now: Instant) -> bytes:
     """Return the field, CRLF included; the recipient stands in it only when there is one."""
-    helo = printable(client.helo, HELO_MAX).replace("(", "?").replace(")", "?").replace(";", "?") or "unknown"
+    helo = printable(client.helo, HELO_MAX).translate(_BENT) or "unknown"
     address = f"IPv6:{client.ip}" if ":" in client.ip else client.ip
     name = printable(client.rdns, HELO_MAX) or "unknown"
     lines = [f"Received: from {helo} ({name} [{address}])"]
@@ -24,7 +27,7 @@ def received_field(client: Client, hostname: str, envelope: Envelope, now: Insta
         lines.append(f"\t(version={tls.version} cipher={tls.cipher} bits={tls.bits})")
     if len(envelope.recipients) == 1:
         address_text = printable(str(envelope.recipients[0].address), 320)
-        if address_text.isascii() and not set(address_text) & set("<>();"):
+        if address_text.isascii() and not _BENDING.search(address_text):
             lines.append(f"\tfor <{address_text}>")
     lines[-1] += ";"
     lines.append(f"\t{format_date(now)}")

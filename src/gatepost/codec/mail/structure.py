@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Final, NamedTuple
 
-from gatepost.codec.mail.header import AMBIGUOUS, Buffer, Flaw, HeaderBlock
+from gatepost.codec.mail.header import AMBIGUOUS, HEADER_MAX, Buffer, Flaw, HeaderBlock
 from gatepost.codec.mail.params import ParameterFlaw, Parameters, parse_parameters, without_comments
 
 PARTS_MAX: Final = 1_000
@@ -26,7 +26,10 @@ IDENTITIES: Final = frozenset(
     (b"7bit", b"8bit", b"binary")
 )  # RFC 2045 §6.4: all that a multipart or message may have
 _DELIMITER_LINE_MAX: Final = 998  # RFC 5322 §2.1.1: padding beyond it makes no delimiter
-_MISSES_MAX: Final = 2_000  # after so many lines with -- that are no delimiter a regular expression looks for them
+_MISSES_MAX: Final = 2_000  # after so many lines with -- that are no delimiter they are looked at by the chunk
+_CHUNK: Final = 1 << 16
+_DASHED: Final = re.compile(rb"\n--([^\n]*[^ \t\r\n])")
+_HEADER_NEAR: Final = 4096  # most part headers end within so many octets
 _OUTSIDE_MAX: Final = 256 * 1024  # of a preamble or epilogue so much is looked at
 _LIKE_A_PART: Final = re.compile(rb"\n(?:content-[a-z-]{3,40}[ \t]*:|begin [0-7]{3,4} )", re.IGNORECASE)
 _SLICE: Final = 1 << 20
@@ -163,11 +166,17 @@ def parse(raw: Buffer, header: HeaderBlock | None = None) -> Part:
 
 def count_lines(raw: Buffer, start: int, end: int) -> int:
     """Return how many lines [start, end) has; the last one may lack its line end."""
+    return _count_line_feeds(raw, start, end) + _lacks_line_end(raw, start, end)
+
+
+def _count_line_feeds(raw: Buffer, start: int, end: int) -> int:
     if isinstance(raw, bytes):
-        count = raw.count(b"\n", start, end)
-    else:
-        count = sum(raw[at : min(at + _SLICE, end)].count(b"\n") for at in range(start, end, _SLICE))
-    return count + (end > start and raw[end - 1] != 0x0A)
+        return raw.count(b"\n", start, end)
+    return sum(raw[at : min(at + _SLICE, end)].count(b"\n") for at in range(start, end, _SLICE))
+
+
+def _lacks_line_end(raw: Buffer, start: int, end: int) -> bool:
+    return end > start and raw[end - 1] != 0x0A
 
 
 class _Delimiter(NamedTuple):
@@ -180,29 +189,39 @@ class _Delimiter(NamedTuple):
 
 
 class _Open:
-    """A part on the stack; `boundary` is empty for a leaf, `closed` behind its closing delimiter or -1."""
+    """A part on the stack; `boundary` is empty for a leaf, `closed` behind its closing delimiter or -1.
 
-    __slots__ = ("boundary", "closed", "part")
+    `line_feeds` is, for a message, how many the walk had counted where its body begins.
+    """
+
+    __slots__ = ("boundary", "closed", "line_feeds", "part")
 
     def __init__(self, part: Part, boundary: bytes) -> None:
         self.part = part
         self.boundary = boundary
         self.closed = -1
+        self.line_feeds = 0
 
 
 class _Walk:
-    """The walk over one mail: the open parts, outermost first, and where each open boundary is among them."""
+    """The walk over one mail: the open parts, outermost first, and where each open boundary is among them.
 
-    __slots__ = ("_boundaries", "_count", "_misses", "_pattern", "_raw", "_size", "_stack")
+    Line feeds inside embedded messages are counted along the way, once for all messages that hold them.
+    """
+
+    __slots__ = (
+        "_boundaries", "_count", "_counted_to", "_line_feeds", "_messages", "_misses", "_raw", "_size", "_stack",
+        "_worth_until",
+    )  # fmt: skip
 
     def __init__(self, raw: Buffer) -> None:
         self._raw = raw
         self._size = len(raw)
         self._stack: list[_Open] = []
         self._boundaries: dict[bytes, int] = {}
-        self._pattern: re.Pattern[bytes] | None = None
-        self._misses = 0
+        self._misses = self._worth_until = 0
         self._count = 0
+        self._messages = self._counted_to = self._line_feeds = 0
 
     def run(self, header: HeaderBlock) -> Part:
         self._enter(header, _PLAIN)
@@ -222,6 +241,7 @@ class _Walk:
         part = opened.part
         if opened.closed >= 0:
             part.faults.add(Fault.AFTER_CLOSE)
+            self._forget(opened)  # to see one is enough: a mail may have millions of them
             return delimiter.after - 1
         before = self._line_end_before(delimiter.at)
         self._leave(delimiter.level + 1, before)
@@ -243,15 +263,18 @@ class _Walk:
         return at
 
     def _part_header(self, start: int) -> HeaderBlock:
-        """Parse a part's header; a delimiter inside it ends it."""
-        header = HeaderBlock.parse(self._raw, start)
-        if self._boundaries and (header.octets.startswith(b"--") or b"\n--" in header.octets):
-            at = start - 1
-            while (delimiter := self._next(at, header.fields_end)) is not None:
-                if self._stack[delimiter.level].closed < 0:
-                    return HeaderBlock.parse(self._raw, start, delimiter.at)
-                at = delimiter.after - 1
-        return header
+        """Parse a part's header; a delimiter inside it ends it.
+
+        Not more is read than lies before the next delimiter, or each of 1,000 parts whose header does not end
+        would cost what the largest header costs.
+        """
+        raw = self._raw
+        if not self._boundaries:
+            return HeaderBlock.parse(raw, start)
+        blank = raw.find(b"\n\r\n", start - 1, start + _HEADER_NEAR)
+        end = blank + 3 if blank >= 0 else self._size
+        delimiter = self._next(start - 1, blank if blank >= 0 else start + HEADER_MAX)
+        return HeaderBlock.parse(raw, start, end if delimiter is None else delimiter.at)
 
     def _enter(self, header: HeaderBlock, default: Parameters) -> None:
         """Put a part on the stack, and the messages inside it."""
@@ -264,12 +287,14 @@ class _Walk:
                 boundary = boundary if part.multipart else b""
             if self._stack:
                 self._stack[-1].part.children.append(part)
-            self._stack.append(_Open(part, boundary))
+            opened = _Open(part, boundary)
+            self._stack.append(opened)
             if boundary:
                 self._boundaries[boundary] = len(self._stack) - 1
-                self._pattern = None
             if not part.message:
                 return
+            opened.line_feeds = self._line_feeds_before(part.body)
+            self._messages += 1
             header, default = self._part_header(part.body), _PLAIN
 
     def _bound_depth(self, part: Part) -> None:
@@ -324,11 +349,25 @@ class _Walk:
             part = opened.part
             part.end = end = max(part.body, end)  # a child's blank line may be the CRLF before the delimiter
             if opened.boundary:
-                del self._boundaries[opened.boundary]
-                self._pattern = None
+                self._forget(opened)
                 self._close_multipart(opened)
-            if part.message or part.maintype == b"text":
-                part.lines = count_lines(self._raw, part.body, part.end)
+            if part.message:
+                line_feeds = self._line_feeds_before(end) - opened.line_feeds
+                part.lines = line_feeds + _lacks_line_end(self._raw, part.body, end)
+                self._messages -= 1
+            elif part.maintype == b"text":
+                part.lines = count_lines(self._raw, part.body, end)
+
+    def _forget(self, opened: _Open) -> None:
+        """Look no more for a multipart's delimiters."""
+        self._boundaries.pop(opened.boundary, None)
+
+    def _line_feeds_before(self, at: int) -> int:
+        """Return how many line feeds stand before `at`, counted from where the outermost message began."""
+        if self._messages:
+            self._line_feeds += _count_line_feeds(self._raw, self._counted_to, at)
+        self._counted_to = at
+        return self._line_feeds
 
     def _close_multipart(self, opened: _Open) -> None:
         part = opened.part
@@ -355,8 +394,9 @@ class _Walk:
         """Find the next delimiter of an open multipart; `at` is the line feed before a line, or -1."""
         raw, boundaries = self._raw, self._boundaries
         while (at := raw.find(b"\n--", max(at, 0), limit)) >= 0:
-            if self._misses > _MISSES_MAX:
-                return self._search(at, limit)
+            if self._misses > _MISSES_MAX and at >= self._worth_until:
+                at = self._skip(at, limit)
+                continue
             stop = raw.find(b"\n", at + 3, at + 3 + _DELIMITER_LINE_MAX)
             after = stop + 1 if stop >= 0 else self._size
             if after - at <= _DELIMITER_LINE_MAX:
@@ -369,19 +409,19 @@ class _Walk:
             at += 1
         return None
 
-    def _search(self, at: int, limit: int) -> _Delimiter | None:
-        """Find the same as `_next` in one regular expression, for mails full of lines that begin with `--`."""
-        if self._pattern is None:
-            names = b"|".join(re.escape(name) for name in sorted(self._boundaries, key=len, reverse=True))
-            self._pattern = re.compile(rb"\n--(?:(%b)|(%b)--)[ \t\r]*(?:\n|\Z)" % (names, names))
-        found = self._pattern.search(self._raw, at)
-        while found is not None and found.end() - found.start() > _DELIMITER_LINE_MAX:
-            found = self._pattern.search(self._raw, found.end() - 1)
-        if found is None or found.start() >= limit:
-            return None
-        opening = found[1]
-        level = self._boundaries[found[2] if opening is None else opening]
-        return _Delimiter(found.start() + 1, found.end(), level, closing=opening is None)
+    def _skip(self, at: int, limit: int) -> int:
+        """Return where a chunk begins that may have a delimiter, `limit` when there is none.
+
+        That chunk is worth looking at line by line. So a mail full of `--` costs little.
+        """
+        texts = {*self._boundaries, *(name + b"--" for name in self._boundaries)}
+        while at < limit:
+            end = min(at + _CHUNK, limit)
+            if not texts.isdisjoint(_DASHED.findall(self._raw, at, min(end + _DELIMITER_LINE_MAX, self._size))):
+                self._worth_until = end
+                return at
+            at = end
+        return limit
 
 
 def _note_header(part: Part) -> None:
