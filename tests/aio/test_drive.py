@@ -167,6 +167,29 @@ def test_close_sends_what_was_written_even_to_one_who_still_talks() -> None:
     run(story())
 
 
+def test_a_peer_that_talks_on_after_our_end_still_reads_all_of_it() -> None:
+    last = b"x" * 1_000_000
+
+    async def session(wire: Wire) -> None:
+        assert await wire.read() == b"QUIT\r\n"
+        wire.write(last)
+
+    async def story() -> None:
+        async with listening(session) as (listener, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"QUIT\r\n")
+            read = await reader.readexactly(1)
+            writer.write(b"NOOP\r\n" * 100)  # all was read, the server has closed: this is still on its way
+            read += await reader.read()
+            writer.write(b"NOOP\r\n")
+            assert len(read) == len(last)
+            assert listener.open == 1
+            writer.close()
+            await until(lambda: listener.open == 0)
+
+    run(story())
+
+
 def test_abort_resets() -> None:
     async def session(wire: Wire) -> None:
         await wire.read()
