@@ -32,6 +32,8 @@ PEERS: Final = {  # Debian package -> a program it brings, which is how we know 
     "postgresql": "/usr/lib/postgresql/15/bin/postgres",
     "strace": "strace",
     "swaks": "swaks",
+    "e2fsprogs": "/usr/sbin/mkfs.ext4",
+    "xfsprogs": "/usr/sbin/mkfs.xfs",
     "libio-socket-ssl-perl": "/usr/share/perl5/IO/Socket/SSL.pm",
     "util-linux": "setpriv",
 }

@@ -294,3 +294,15 @@ def test_sweep_removes_old_files_that_no_row_names_and_no_other(tmp_path: Path) 
             return removed
 
     assert run(scene()) == 2
+
+
+def test_no_large_body_is_put_on_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with opened(tmp_path) as (_, database):
+            blobs = Blobs(database, tmp_path / "bodies", Floor(1 << 62))
+            await stored(blobs, database, SMALL)  # the database has its own floor
+            with pytest.raises(NoRoom, match="nearly full"):
+                await stored(blobs, database, LARGE)
+            assert not (tmp_path / "bodies").exists()
+
+    run(scene())

@@ -18,6 +18,7 @@ from gatepost.base.clock import DAY, Instant
 from gatepost.base.ids import MailId, id_text, parse_id
 from gatepost.blobs.spool import Buffer, Spool
 from gatepost.blobs.sql import ADD_USE, AFTER, DROP_UNUSED, DROP_USE, GET, KNOWN, PUT, RELEASE, USE
+from gatepost.db.room import Floor
 from gatepost.db.unit import Database, NoRoom, Step, Unhealthy, Value
 
 INLINE_MAX: Final = 128 << 10
@@ -38,11 +39,12 @@ class Damaged(Exception):
 
 
 class Blobs:
-    """Puts and gets bodies; `folder` holds the large ones."""
+    """Puts and gets bodies; `folder` holds the large ones, and none is put below the `floor` of free space."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, floor: Floor | None = None) -> None:
         self._database = database
         self._folder = folder
+        self._floor = (floor or Floor()).octets
 
     async def put(self, body_id: MailId, content: Buffer | Spool, uses: int) -> tuple[Step, ...]:
         """Return the steps that store a body with `uses` users; a large body is on the disk when this returns.
@@ -129,6 +131,9 @@ class Blobs:
             if len(packed) <= INLINE_MAX:
                 return digest, packed
         try:
+            disk = os.statvfs(self._folder.parent)
+            if disk.f_bavail * disk.f_frsize < self._floor:
+                raise NoRoom("the disk is nearly full")
             self._write(self._path(body_id), whole)
         except OSError as error:
             raise (NoRoom if error.errno in (28, 122) else Unhealthy)(str(error)) from error  # ENOSPC, EDQUOT

@@ -10,6 +10,7 @@ from gatepost.codec.mail.header import Buffer, HeaderBlock
 from gatepost.codec.mail.imap import render_envelope, render_structure
 from gatepost.codec.mail.structure import parse
 from gatepost.codec.mail.subject import base_subject, message_id, references
+from gatepost.store.fields import keep
 from gatepost.store.message import Listing
 from gatepost.store.sections import pack
 from gatepost.store.thread import ThreadIds, pack_ids
@@ -44,6 +45,7 @@ def describe(raw: Buffer, internal_date: Instant) -> Listing:
         to_key=_address_key(header, b"to"),
         cc_key=_address_key(header, b"cc"),
         thread=pack_ids(ThreadIds(message_id(header), references(header), reply)),
+        fields=keep(header),
     )
 
 

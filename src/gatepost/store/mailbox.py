@@ -188,7 +188,8 @@ class Mailboxes:
         """Yield listings in ascending order of UID, a page at a time; UIDs that do not exist are left out.
 
         A row is (uid, body, message, size, internal_date, sent_at, sent_zone, header_end) and then, of envelope,
-        structure, body_structure, sections, those that are wanted, in this order, as octets.
+        structure, body_structure, sections, fields, those that are wanted, in this order, as octets; fields may be
+        None.
         """
         async for rows in self._pages(sql.READ_LISTING[wanted.value], mailbox, ranges, page):
             yield rows

@@ -41,6 +41,8 @@ class Listing:
     cc_key: bytes
     thread: bytes
     """Message-ID and references; `store.thread.unpack_ids` reads it."""
+    fields: bytes | None
+    """The header fields that lists ask for; `store.fields` reads them. None: read the message."""
 
 
 def append_steps(
@@ -99,4 +101,5 @@ def listing_params(listing: Listing) -> Mapping[str, Value]:
         "to_key": listing.to_key,
         "cc_key": listing.cc_key,
         "thread": listing.thread,
+        "fields": listing.fields,
     }

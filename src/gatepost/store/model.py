@@ -126,6 +126,8 @@ class Wanted(Flag):
     """BODY, without."""
     SECTIONS = auto()
     """Where the parts lie: for BODY[1.2] without parsing."""
+    FIELDS = auto()
+    """The header fields in `store.fields.KEPT`; NULL where they were not kept."""
 
 
 class StoreRefusal(Exception):

@@ -1,7 +1,8 @@
 """Search a mailbox: criteria as data, decided with as little reading as each message needs.
 
     flags, UID, modseq    one scan of the flags table
-    size, dates           one scan of the listing, for messages the flags left open
+    size, dates, and      one scan of the listing, for messages the flags left open
+    the kept fields
     header, body, text    the message itself, decoded off the loop, for those that are still open
 
 Each stage answers True, False or None (open); AND, OR and NOT follow from that, so `UNSEEN SUBJECT x` reads the
@@ -17,10 +18,11 @@ from gatepost.aio.offload import offload
 from gatepost.base.clock import DAY, MINUTE, Instant
 from gatepost.base.ids import MailId
 from gatepost.db.unit import Rows
+from gatepost.store.fields import KEPT
 from gatepost.store.mailbox import Mailboxes
 from gatepost.store.model import MailboxId, Wanted
 from gatepost.store.reading import FlagRow
-from gatepost.store.text import Message, fold_text
+from gatepost.store.text import Message, fold_text, kept_has
 from gatepost.store.uids import Ranges, bridge
 
 BODIES_AT_ONCE: Final = 32
@@ -168,7 +170,7 @@ async def search(
     verdicts: dict[int, bool | None] = dict.fromkeys(matching, True)
     verdicts.update(dict.fromkeys(undecided))
     ranges = bridge(undecided, list(by_uid))
-    async for page in mailboxes.listing(mailbox, ranges, Wanted.ENVELOPE | Wanted.SECTIONS):
+    async for page in mailboxes.listing(mailbox, ranges, Wanted.ENVELOPE | Wanted.SECTIONS | Wanted.FIELDS):
         await _judge_page(mailboxes, criterion, page, by_uid, verdicts)
     return sorted(uid for uid, verdict in verdicts.items() if verdict)
 
@@ -244,11 +246,14 @@ class RowFacts:
 class _ListingFacts(RowFacts):
     """What a listing adds."""
 
-    __slots__ = ("arrived", "envelope", "sent", "size")
+    __slots__ = ("arrived", "envelope", "kept", "sent", "size")
 
-    def __init__(self, row: FlagRow, size: int, arrived: int, sent: int, envelope: bytes) -> None:
+    def __init__(
+        self, row: FlagRow, size: int, arrived: int, sent: int, envelope: bytes, kept: bytes | None
+    ) -> None:
         super().__init__(row)
-        self.size, self.arrived, self.sent, self.envelope = size, arrived, sent, envelope
+        self.size, self.arrived, self.sent = size, arrived, sent
+        self.envelope, self.kept = envelope, kept
 
     def decide(self, criterion: Criterion) -> bool | None:
         match criterion:
@@ -260,6 +265,8 @@ class _ListingFacts(RowFacts):
                 return since <= self.arrived < before
             case Sent(since=since, before=before):
                 return since <= self.sent < before
+            case InHeader(name=name, text=text) if self.kept is not None and name in KEPT:
+                return kept_has(self.kept, name, fold_text(text))
             case InHeader(name=b"subject", text=text) if self._surely_not(text):
                 return False
             case _:
@@ -359,14 +366,18 @@ async def _judge_page(
     """Decide the messages of one page of listings; those the listing leaves open are read."""
     waiting: list[tuple[_ListingFacts, int, bytes]] = []
     octets = 0
-    for uid, body, _, size, arrived, sent, zone, _, envelope, sections in cast(list[_Columns], page):
-        if verdicts.get(uid, False) is not None:
-            continue  # decided, or arrived since
-        facts = _ListingFacts(by_uid[uid], size, arrived, sent + zone * MINUTE, envelope)
-        verdicts[uid] = decide(criterion, facts)
-        if verdicts[uid] is None:
-            waiting.append((facts, body, sections))
-            octets += size
+    # What is not open was decided by the flags, or arrived since.
+    rows = [row for row in cast(list[_Columns], page) if verdicts.get(row[0], False) is None]
+    listed = [
+        _ListingFacts(by_uid[uid], size, arrived, sent + zone * MINUTE, envelope, kept)
+        for uid, _, _, size, arrived, sent, zone, _, envelope, _, kept in rows
+    ]
+    found = await offload(_decide_all, criterion, listed)
+    for row, facts, verdict in zip(rows, listed, found, strict=True):
+        verdicts[row[0]] = verdict
+        if verdict is None:
+            waiting.append((facts, row[1], row[9]))
+            octets += facts.size
         if len(waiting) >= BODIES_AT_ONCE or octets > BODY_OCTETS_AT_ONCE:
             await _read(mailboxes, criterion, waiting, verdicts)
             octets = 0
@@ -402,5 +413,5 @@ def day(instant: Instant) -> tuple[Instant, Instant]:
     return Instant(since), Instant(since + DAY)
 
 
-_Columns = tuple[int, int, int, int, int, int, int, int, bytes, bytes]
-"""uid, body, message, size, internal_date, sent_at, sent_zone, header_end, envelope, sections."""
+_Columns = tuple[int, int, int, int, int, int, int, int, bytes, bytes, bytes | None]
+"""uid, body, message, size, internal_date, sent_at, sent_zone, header_end, envelope, sections, fields."""

@@ -161,9 +161,10 @@ ADD_FLAGS: Final = Statement(
 ADD_LISTING: Final = Statement(
     "store.add_listing",
     "INSERT INTO listing (mailbox, uid, body, message, size, internal_date, sent_at, sent_zone, header_end,"
-    " envelope, structure, body_structure, sections, subject_key, from_key, to_key, cc_key, thread)"
+    " envelope, structure, body_structure, sections, subject_key, from_key, to_key, cc_key, thread, fields)"
     " SELECT m.id, m.uidnext - 1, :body, :message, :size, :internal_date, :sent_at, :sent_zone, :header_end,"
-    " :envelope, :structure, :body_structure, :sections, :subject_key, :from_key, :to_key, :cc_key, :thread"
+    " :envelope, :structure, :body_structure, :sections, :subject_key, :from_key, :to_key, :cc_key, :thread,"
+    " CAST(:fields AS {OCTETS})"
     " FROM mailbox AS m WHERE m.id = :mailbox",
 )
 
@@ -213,6 +214,7 @@ _WIDE: Final = {
     Wanted.STRUCTURE: "structure",
     Wanted.BODY_STRUCTURE: "body_structure",
     Wanted.SECTIONS: "sections",
+    Wanted.FIELDS: "fields",
 }
 
 
@@ -225,7 +227,7 @@ def _read_listing(mask: int) -> Statement:
     )
 
 
-READ_LISTING: Final[Mapping[int, Statement]] = {mask: _read_listing(mask) for mask in range(16)}
+READ_LISTING: Final[Mapping[int, Statement]] = {mask: _read_listing(mask) for mask in range(32)}
 """By `Wanted.value`."""
 SORT_KEYS: Final = Statement(
     "store.sort_keys",
@@ -285,10 +287,10 @@ COPY_FLAGS: Final = Statement(
 COPY_LISTING: Final = Statement(
     "store.copy_listing",
     "INSERT INTO listing (mailbox, uid, body, message, size, internal_date, sent_at, sent_zone, header_end,"
-    " envelope, structure, body_structure, sections, subject_key, from_key, to_key, cc_key, thread)"
+    " envelope, structure, body_structure, sections, subject_key, from_key, to_key, cc_key, thread, fields)"
     " SELECT t.id, t.uidnext - :after - ROW_NUMBER() OVER (ORDER BY l.uid DESC), l.body, l.message, l.size,"
     " l.internal_date, l.sent_at, l.sent_zone, l.header_end, l.envelope, l.structure, l.body_structure, l.sections,"
-    " l.subject_key, l.from_key, l.to_key, l.cc_key, l.thread"
+    " l.subject_key, l.from_key, l.to_key, l.cc_key, l.thread, l.fields"
     " FROM listing AS l, mailbox AS t"
     " WHERE t.id = :target AND l.mailbox = :source AND l.uid BETWEEN :low AND :high",
 )

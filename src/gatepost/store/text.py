@@ -7,6 +7,7 @@ from typing import Final
 from gatepost.codec.mail.charset import decode
 from gatepost.codec.mail.header import HeaderBlock
 from gatepost.codec.mail.words import decode_words
+from gatepost.store.fields import fields_of
 from gatepost.store.sections import Section, unpack
 
 PART_OCTETS_MAX: Final = 16 << 20
@@ -68,6 +69,15 @@ class Message:
         if self._header is None:
             self._header = HeaderBlock.parse(self._raw)
         return self._header
+
+
+def kept_has(kept: bytes, name: bytes, needle: str) -> bool:
+    """Tell of kept fields (`store.fields`) what `Message.header_has` tells of the message; `name` is in `KEPT`."""
+    plain = needle.isascii() and kept.isascii() and b"=?" not in kept
+    if plain and needle.encode() not in _joined(kept).lower():
+        return False
+    values = [field[len(name) + 1 : -2] for each, field in fields_of(kept) if each == name]
+    return any(needle in fold_text(decode_words(_joined(value))) for value in values)
 
 
 def fold_text(text: str) -> str:

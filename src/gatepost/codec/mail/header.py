@@ -173,6 +173,17 @@ class HeaderBlock:
         value = self.octets[field.colon + 1 - self.start : field.end - self.start]
         return value.removesuffix(b"\n").removesuffix(b"\r")
 
+    def pick(self, names: frozenset[bytes]) -> bytes:
+        """Return the octets of all fields of these names (lower case), in order."""
+        if self._fields is not None:
+            return b"".join([self.raw_field(field) for field in self._fields if field.name in names])
+        picked, at = [], 0
+        for name, end in zip(self._names, self._ends, strict=True):
+            if name in names:
+                picked.append(self.octets[at:end])
+            at = end
+        return b"".join(picked)
+
     def raw_field(self, field: Field) -> bytes:
         """Return all of one field's octets, name and line end included."""
         return self.octets[field.start - self.start : field.end - self.start]

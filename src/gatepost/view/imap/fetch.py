@@ -14,6 +14,7 @@ from gatepost.codec.imap.tokens import Tokens
 from gatepost.codec.imap.write import internal_date, literal_pieces
 from gatepost.codec.mail.header import HeaderBlock
 from gatepost.db.unit import Row
+from gatepost.store import fields as kept_fields
 from gatepost.store.flags import SEEN
 from gatepost.store.model import NoSuchMessage, Wanted
 from gatepost.store.sections import Section as StoredSection
@@ -130,6 +131,9 @@ class _Answers:
                 wanted |= column
         if any(each.path for each in self._sections):
             wanted |= Wanted.SECTIONS
+        self._from_fields = bool(self._sections) and all(map(_answered_by_fields, self._sections))
+        if self._from_fields:
+            wanted |= Wanted.FIELDS
         self._wanted = wanted
         order = [fact for fact, _ in _COLUMNS if fact in attributes]
         self._column = {fact: 8 + at for at, fact in enumerate(order)}
@@ -198,7 +202,8 @@ class _Answers:
 
     async def _pieces(self, number: int, row: Row) -> list[bytes]:
         """Return an answer in pieces, so that a large body is copied once, into what is written; [] for none."""
-        content = await self._content(row) if self._sections else b""
+        kept = cast(bytes | None, row[-1]) if self._from_fields else None
+        content = await self._content(row) if self._sections and kept is None else b""
         if content is None:
             return []
         pieces = [b"* %d FETCH (" % number]
@@ -206,7 +211,7 @@ class _Answers:
             if isinstance(each, Fact):
                 pieces += (self._fact(each, number, row), b" ")
             else:
-                pieces += (*self._section(each, content, row), b" ")
+                pieces += (*self._section(each, content, row, kept), b" ")
         if number - 1 in self._seen and Fact.FLAGS not in self._attributes:
             pieces += (b"FLAGS ", self._selected.rendered(self._selected.flags[number - 1]), b" ")
         if number - 1 in self._seen and self._selected.tells_modseq and Fact.MODSEQ not in self._attributes:
@@ -233,9 +238,11 @@ class _Answers:
             case Fact.BODY:
                 return b"BODY " + cast(bytes, row[self._column[fact]])
 
-    def _section(self, section: Section, content: bytes, row: Row) -> tuple[bytes, ...]:
+    def _section(self, section: Section, content: bytes, row: Row, kept: bytes | None) -> tuple[bytes, ...]:
         octets: bytes | None
-        if not section.path:
+        if kept is not None:
+            octets = kept_fields.chosen(kept, section.names)
+        elif not section.path:
             octets = whole_message(section, content, cast(int, row[7]))
         else:
             octets = part_octets(section, content, unpack(cast(bytes, row[self._sections_column])))
@@ -245,6 +252,11 @@ class _Answers:
             first, length = section.partial
             octets = octets[first : first + length]
         return (section.label, *literal_pieces(octets))
+
+
+def _answered_by_fields(section: Section) -> bool:
+    """Tell whether the kept fields hold all that this section names."""
+    return not section.path and section.cut is Cut.FIELDS and section.names <= kept_fields.KEPT
 
 
 def whole_message(section: Section, content: bytes, header_end: int) -> bytes:

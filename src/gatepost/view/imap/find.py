@@ -18,6 +18,9 @@ from gatepost.view.imap.session import Bad, ImapSession, No
 
 _EPOCH: Final = date(1970, 1, 1)
 _FAR: Final = Instant((1 << 62) - 1)
+FLAGS_HERE: Final = 20_000
+"""Messages whose flags are judged on the loop: under a millisecond."""
+
 _NOTHING: Final = store.Not(store.HasFlags(0))
 
 
@@ -33,20 +36,40 @@ async def search(session: ImapSession, tokens: Tokens, uid: bool) -> str:
     if asks_modseq(key):
         session.enable_condstore()
     criterion = _criterion(key, selected)
-    rows = list(zip(selected.uids, selected.flags, selected.modseqs, strict=True))
-    try:
-        found = await store.search(session.services.mailboxes, selected.mailbox.id, criterion, rows)
-    except store.TooDeep as deep:
-        raise Bad(str(deep)) from deep
-    numbers = [number for each in found if (number := selected.number(each)) is not None]
-    shown = found if uid else numbers
+    numbers = _by_flags(criterion, selected)
+    if numbers is None:
+        numbers = await _numbers(session, selected, criterion)
+    shown = [selected.uids[number - 1] for number in numbers] if uid else numbers
     modseq = _modseq(selected, numbers, wanted) if asks_modseq(key) and numbers else None
     if wanted is not None:
         session.say(esearch(session.tag, shown, wanted, uid=uid, modseq=modseq))
         return "Search completed"
     highest = b"" if modseq is None else b" (MODSEQ %d)" % modseq
-    session.say(b"* SEARCH" + b"".join([b" %d" % each for each in shown]) + highest + b"\r\n")
+    session.say(b"* SEARCH" + (" ".join(["", *map(str, shown)]).encode()) + highest + b"\r\n")
     return "Search completed"
+
+
+def _by_flags(criterion: Criterion, selected: Selected) -> list[int] | None:
+    """Return the sequence numbers where one test of flags decides; None where it takes more."""
+    if len(selected) > FLAGS_HERE:
+        return None
+    match criterion:
+        case store.HasFlags(mask=mask):
+            return [number for number, flags in enumerate(selected.flags, 1) if flags & mask == mask]
+        case store.Not(one=store.HasFlags(mask=mask)):
+            return [number for number, flags in enumerate(selected.flags, 1) if flags & mask != mask]
+        case _:
+            return None
+
+
+async def _numbers(session: ImapSession, selected: Selected, criterion: Criterion) -> list[int]:
+    """Return the sequence numbers that the store finds, ascending."""
+    rows = list(zip(selected.uids, selected.flags, selected.modseqs, strict=True))
+    try:
+        found = set(await store.search(session.services.mailboxes, selected.mailbox.id, criterion, rows))
+    except store.TooDeep as deep:
+        raise Bad(str(deep)) from deep
+    return [number for number, each in enumerate(selected.uids, 1) if each in found]
 
 
 def _modseq(selected: Selected, numbers: Sequence[int], wanted: frozenset[bytes] | None) -> int:
