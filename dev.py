@@ -24,6 +24,7 @@ RUNTIME_LOCK: Final = HERE / "requirements.lock"
 DEV_LOCK: Final = HERE / "requirements-dev.lock"
 PEERS: Final = {  # Debian package -> a program it brings, which is how we know that it is there
     "curl": "curl",
+    "dovecot-imapd": "/usr/lib/dovecot/imap",
     "gcc": "gcc",
     "isync": "mbsync",
     "msmtp": "msmtp",

@@ -115,8 +115,6 @@ class ListenSettings:
     tag: str = ""
     """A word that rules can ask for: `match = { tag = "SPAM_IN" }`."""
 
-    auth: bool = False
-    """mx only: offer AUTH over TLS too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,6 +211,10 @@ class Line:
             raise EOFError(f"the connection ended at {line!r}")
         return line.rstrip(b"\r\n")
 
+    def octets(self, count: int) -> bytes:
+        """Return the next `count` octets."""
+        return self._file.read(count)
+
     def reply(self) -> bytes:
         """Return the last line of a reply."""
         while True:
