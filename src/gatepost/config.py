@@ -116,7 +116,6 @@ class ListenSettings:
     """A word that rules can ask for: `match = { tag = "SPAM_IN" }`."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class CertificateSettings:
     """One certificate: `[[tls.certificates]]`. Clients are served by the name they ask for."""

@@ -24,7 +24,7 @@ from gatepost.base.ports import Log
 from gatepost.base.settings import BadSetting
 from gatepost.config import PORTS, Config, ConfigError, Kind, load, split_address
 from gatepost.databases import GATE_SCHEMAS, MAIL_SCHEMAS, Databases, gate_path, mail_path
-from gatepost.db.client import KeeperClient
+from gatepost.db.client import KeeperClient, tables_made
 from gatepost.db.door import Door
 from gatepost.db.files import in_use
 from gatepost.db.keeper import Keeper, keep, listen_at, socket_path
@@ -119,7 +119,7 @@ class _Process:
         self.log = log
         self._file = file
         self._sockets = sockets
-        self._ready = ready
+        self._tell_ready: Ready | None = ready
         self._worker: Worker | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = False
@@ -128,6 +128,12 @@ class _Process:
         """Serve until SIGTERM."""
         run_loop(lambda: main(self), on_term=self._leave, on_hup=lambda: self._begin(self._reload()), log=self.log)
 
+    def ready(self) -> None:
+        """Tell the parent that we serve, once; while tables are still to be made clients wait in the backlog."""
+        tell, self._tell_ready = self._tell_ready, None
+        if tell is not None:
+            tell()
+
     async def serve(self, databases: Databases) -> None:
         """Serve with open databases."""
         if self.slot.index == 0 and self.slot.generation <= 1:
@@ -135,7 +141,7 @@ class _Process:
         worker = Worker(self.config, databases, self.log, slot=self.slot.index, mint=self.slot.mint)
         await worker.start(self._sockets)
         self._worker = worker
-        self._ready()
+        self.ready()
         self.log.info("ready", pid=os.getpid())
         if not self._leaving:
             await worker.run()
@@ -169,6 +175,8 @@ async def _beside_keepers(process: _Process) -> None:
             client = clients[name] = KeeperClient(path, socket_path(path))
             await client.connect()
             stack.push_async_callback(client.close)
+        for name, (_, schemas, _) in KEEPERS.items():
+            await tables_made(clients[name], schemas, process.ready)
         await process.serve(Databases(clients["mail"], clients["gate"]))
 
 

@@ -7,16 +7,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from gatepost.db.client import KeeperClient
+from gatepost.db.client import KeeperClient, tables_made
 from gatepost.db.door import Door
 from gatepost.db.files import in_use
 from gatepost.db.keeper import Keeper, listen_at, socket_path
-from gatepost.db.migrate import by_name
+from gatepost.db.migrate import SchemaTooNew, by_name
 from gatepost.db.sqlite import open_database
 from gatepost.db.unit import Clash, NotCommitted, Notice, Step, Unhealthy, Unit, Unmet
 from gatepost.db.writer import DatabaseInUse, Writer
@@ -202,5 +203,33 @@ def test_a_file_is_in_use_while_it_is_kept(tmp_path: Path) -> None:
         async with by_keeper(tmp_path):
             assert in_use(tmp_path / "mail.db")
         assert not in_use(tmp_path / "mail.db")
+
+    run(scene())
+
+
+NEXT = replace(SCHEMA, migrations=(*SCHEMA.migrations, ("0002_more", "ALTER TABLE thing ADD COLUMN more TEXT;\n")))
+
+
+def test_workers_of_a_new_version_wait_for_their_tables_and_old_ones_are_told_the_way(tmp_path: Path) -> None:
+    """An upgrade: the old keeper has the file until its workers have drained; only the new one adds the column."""
+
+    async def scene() -> None:
+        waits = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            old = await stack.enter_async_context(contextlib.AsyncExitStack())
+            await old.enter_async_context(by_keeper(tmp_path))
+            client = await stack.enter_async_context(client_of(tmp_path))
+            await tables_made(client, (SCHEMA,), waits.set)
+            assert not waits.is_set()
+            made = asyncio.ensure_future(tables_made(client, (NEXT,), waits.set))
+            async with asyncio.timeout(MOST):
+                await waits.wait()
+                assert not made.done()
+                await old.aclose()
+                database = await open_database(tmp_path / "mail.db", (NEXT,), steady=time.monotonic, patience=MOST)
+                await made
+            with pytest.raises(SchemaTooNew):
+                await tables_made(client, (SCHEMA,), waits.set)
+            await database.close()
 
     run(scene())

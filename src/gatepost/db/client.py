@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Final, cast
 
 from gatepost.db.frames import BadFrame, FrameReader, Leave, LetGo, News, read_answer, request_frame
 from gatepost.db.listeners import Listeners
+from gatepost.db.migrate import all_due
 from gatepost.db.readers import Readers
 from gatepost.db.sqlite import steps_of
-from gatepost.db.unit import NotCommitted, Params, Rows, Statement, Unhealthy, Unit
+from gatepost.db.unit import NotCommitted, Params, Rows, Schema, Statement, Unhealthy, Unit
 
 RECONNECT_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 IN_FLIGHT_MAX: Final = 8192
@@ -19,6 +20,26 @@ UNSENT_MAX: Final = 64 << 20
 PATIENCE_S: Final = 3.0  # a keeper that died, or was replaced in an upgrade, is back much sooner
 ANSWER_S: Final = 30.0  # a keeper that is there and says nothing so long is hung
 LOOK_S: Final = 5.0
+LOOK_AT_TABLES_S: Final = 0.05
+VERSIONS: Final = Statement("db.versions", "SELECT stage, version FROM schema_version")
+
+
+async def tables_made(client: "KeeperClient", schemas: Sequence[Schema], waiting: Callable[[], None]) -> None:
+    """Return when the tables are those of `schemas`; call `waiting` once where that takes a while.
+
+    In an upgrade the keeper of the generation before has the file until that one has drained, and only the next one
+    makes what is new. Raises SchemaTooNew where the tables are of a later gatepost.
+    """
+    told = False
+    while True:
+        with contextlib.suppress(Unhealthy):  # one keeper follows the other
+            versions = {str(stage): int(str(version)) for stage, version in await client.read(VERSIONS, {})}
+            if not all_due(schemas, versions):
+                return
+        if not told:
+            told = True
+            waiting()
+        await asyncio.sleep(LOOK_AT_TABLES_S)
 
 
 class KeeperClient:
