@@ -26,6 +26,7 @@ PEERS: Final = {  # Debian package -> a program it brings, which is how we know 
     "curl": "curl",
     "dovecot-imapd": "/usr/lib/dovecot/imap",
     "gcc": "gcc",
+    "haproxy": "/usr/sbin/haproxy",
     "isync": "mbsync",
     "msmtp": "msmtp",
     "neomutt": "neomutt",

@@ -25,12 +25,12 @@ from gatepost.codec.spamd.dialogue import Offer
 from gatepost.db.sqlite import open_database
 from gatepost.gate.gate import Gate
 from gatepost.gate.prefix import Prefix, number_of
-from gatepost.gate.settings import GateSettings
+from gatepost.gate.settings import GateSettings, Mode
 from gatepost.gate.sql import COUNT, SCHEMA
 from gatepost.gate.table import Entry, Table
 
 CLOCK = SystemClock()
-SETTINGS = GateSettings(exempt=(), source_connections=0, verbose=False, net_rows=10_000_000)
+SETTINGS = GateSettings(mode=Mode.SPAMD, exempt=(), source_connections=0, verbose=False, net_rows=10_000_000)
 DIALOGUE = b"EHLO mail.example\r\nMAIL FROM:<%d@example.net>\r\nRCPT TO:<ann@example.org>\r\nDATA\r\n"
 
 

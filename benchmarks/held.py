@@ -169,6 +169,7 @@ def main() -> None:
         parser.error(f"the descriptor limit is {limit}: raise it (ulimit -Hn) or ask for fewer --connections")
     gate = {
         "exempt": "[]",
+        "mode": '"spamd"',
         "stutter": '"1s"',
         "grey_stutter": '"90s"',
         "connections": str(options.connections + 100),

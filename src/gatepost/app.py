@@ -39,6 +39,8 @@ from gatepost.diary.verbs import sweep as sweep_diary
 from gatepost.gate.decide import Verdict
 from gatepost.gate.gate import Gate
 from gatepost.gate.grey import source
+from gatepost.gate.networks import Networks
+from gatepost.gate.prefix import number_of, parse_prefix
 from gatepost.intake import lmtp, mx, submission
 from gatepost.intake import ports as intake
 from gatepost.intake.auth import Throttle
@@ -127,6 +129,7 @@ class Worker:
             log=self._log,
             cut=self._cut,
             scans=self._slot == 0,
+            names=ResolvedNames(self._resolver),
         )
         await self._gate.start()
         await self._build_path()
@@ -214,7 +217,7 @@ class Worker:
             mailboxes=self._mailboxes,
             directory=self._directory,
             policy=self._policy,
-            gate=intake.OpenGate(),
+            gate=self._gate,
             judge=self._judge,
             seal=seal,
             names=self._resolver,
@@ -302,13 +305,14 @@ class Worker:
                 log=self._log,
                 tls=self._certificates if kind.implicit_tls else None,
                 busy=_BUSY.get(kind, b""),
+                balancers=_balancers(settings.proxy),
             )
             listener.start()
             self._listeners.append(listener)
 
     def _accept(self, wire: Wire, kind: Kind, name: str, tag: str) -> Coroutine[object, object, None] | None:
         """Ask the gate, then hand the wire to who speaks its protocol."""
-        if not wire.peer_ip:  # a unix socket: somebody on this machine
+        if not wire.peer_ip or wire.probe:  # a unix socket: somebody on this machine; or a balancer's health check
             return self._session(wire, kind, name, tag)
         decision = self._gate.decide(wire.peer_ip, kind.value)
         match decision.verdict:
@@ -316,7 +320,7 @@ class Worker:
                 self._refusals.count(wire.peer_ip, "blocked", self._clock.now())
                 wire.abort()
                 return None
-            case Verdict.GREY | Verdict.BLACK:
+            case Verdict.GREY | Verdict.BLACK if self._gate.tarpits(decision):
                 self._refusals.count(wire.peer_ip, decision.verdict.value, self._clock.now())
                 self._gate.hold(wire, decision)
                 return None
@@ -480,6 +484,14 @@ def _scanner(config: Config) -> SimpleScanner | None:
 
 def _servers(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
     return tuple(split_address(text, 53, ("resolver", "servers", at)) for at, text in enumerate(texts))
+
+
+def _balancers(networks: Sequence[str]) -> Callable[[str], bool] | None:
+    """Return what tells whether a peer is a balancer of a listener."""
+    if not networks:
+        return None
+    known = Networks.of(parse_prefix(each) for each in networks)
+    return lambda ip: known.holds(*number_of(ip))
 
 
 def _own_ips(config: Config) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from typing import Final
 from gatepost.accounts.settings import AccountSettings
 from gatepost.base.settings import BadSetting, fill
 from gatepost.diary.settings import DiarySettings
+from gatepost.feeds.settings import FeedSettings
+from gatepost.gate.prefix import Prefix, parse_prefix
 from gatepost.gate.settings import GateSettings
 from gatepost.intake.settings import IntakeSettings
 from gatepost.judge.settings import JudgeSettings
@@ -115,6 +117,10 @@ class ListenSettings:
     tag: str = ""
     """A word that rules can ask for: `match = { tag = "SPAM_IN" }`."""
 
+    proxy: tuple[str, ...] = ()
+    """Networks of balancers whose connections begin with a PROXY header (version 1 or 2) that is believed, e.g.
+    `192.0.2.10/32`; name only those that always send one."""
+
 
 @dataclass(frozen=True, slots=True)
 class CertificateSettings:
@@ -163,6 +169,7 @@ class Config:
     relay: RelaySettings = field(default_factory=RelaySettings)
     view: ViewSettings = field(default_factory=ViewSettings)
     diary: DiarySettings = field(default_factory=DiarySettings)
+    feeds: FeedSettings = field(default_factory=FeedSettings)
 
     @property
     def hostname(self) -> str:
@@ -208,6 +215,8 @@ def parse(text: str, path: Path) -> Config:
         for name, listener in config.listen.items():
             for at, address in enumerate(listener.address):
                 split_address(address, PORTS[listener.kind], ("listen", name, "address", at))
+            for at, network in enumerate(listener.proxy):
+                parse_network(network, ("listen", name, "proxy", at))
     except BadSetting as wrong:
         raise located(wrong, text, path) from wrong
     return config
@@ -235,6 +244,14 @@ def split_address(text: str, port: int, path: tuple[str | int, ...]) -> tuple[st
     if (given and re.fullmatch(r"[0-9]{1,5}", given) is None) or int(given or 0) > 65_535:
         raise BadSetting(path, f"{given!r} is not a port")
     return host, int(given) if given else port
+
+
+def parse_network(text: str, path: tuple[str | int, ...]) -> Prefix:
+    """Read `192.0.2.10`, `192.0.2.0/24` or `2001:db8::/64`; raises BadSetting."""
+    try:
+        return parse_prefix(text)
+    except ValueError as wrong:
+        raise BadSetting(path, str(wrong), "write 192.0.2.10/32 or 2001:db8::/64") from wrong
 
 
 def line_of(text: str, path: tuple[str | int, ...]) -> int:

@@ -420,7 +420,7 @@ def test_who_does_not_wait_for_the_greeting_is_no_mail_server(settings: dict[str
 @pytest.mark.row("SMTP-08")
 @pytest.mark.parametrize("action", ["tarpit", "refuse", "ignore"])
 def test_the_gate_counts_who_speaks_first_and_does_as_it_is_told(action: str) -> None:
-    gate = {"greylist": True, "exempt": ["203.0.113.0/24"], "too_early": action, "scale": 400.0}
+    gate = {"mode": "spamd", "greylist": True, "exempt": ["203.0.113.0/24"], "too_early": action, "scale": 400.0}
 
     async def play(here: House) -> None:
         reader, writer = await here.connect("mx", ip="198.51.100.7")
@@ -505,7 +505,13 @@ def test_a_strange_hello_is_shown_nowhere_as_it_came(greylist: bool, one_by_one:
             assert line.isascii(), line
             assert line.isprintable(), line
 
-    gate = {"greylist": greylist, "exempt": ["203.0.113.0/24"], "stutter": 0, "source_connections": 0}
+    gate = {
+        "mode": "spamd",
+        "greylist": greylist,
+        "exempt": ["203.0.113.0/24"],
+        "stutter": 0,
+        "source_connections": 0,
+    }
     scene(play, gate=gate)
 
 
@@ -713,7 +719,7 @@ def test_quotes_in_a_greylisted_tuple_are_kept_as_they_came(one_by_one: bool) ->
         assert key == b"\n".join((b"198.51.100.7", helo, sender, recipient))
         assert await here.rows(tables, gate=True) == before
 
-    scene(play, gate={"greylist": True, "exempt": ["203.0.113.0/24"], "stutter": 0})
+    scene(play, gate={"mode": "spamd", "greylist": True, "exempt": ["203.0.113.0/24"], "stutter": 0})
 
 
 @pytest.mark.row("GR-10")
@@ -731,7 +737,7 @@ def test_a_grey_client_that_writes_to_a_trap_is_black_from_then_on() -> None:
             await client.send(b"DATA\r\n.\r\n")
             assert b"450 Your address 198.51.100.7 has mailed to spamtraps here\r\n" in await client.rest()
 
-    scene(play, gate={"greylist": True, "exempt": ["203.0.113.0/24"], "stutter": 0})
+    scene(play, gate={"mode": "spamd", "greylist": True, "exempt": ["203.0.113.0/24"], "stutter": 0})
 
 
 # --- time ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ class Members:
 
     def __init__(self, *names: str) -> None:
         self.names = names
+        self.lists = tuple(name for name in names if name.startswith("list-"))
 
     def holds(self, table: str, version: int, number: int) -> bool:
         """Tell."""
@@ -37,6 +38,9 @@ def _verdict(kind: str, *tables: str, ip: str = "192.0.2.1", settings: GateSetti
         (("bgp_spamd", "spamd-white"), "pass", "black", "black", "pass"),
         (("spamd", "nospamd", "bgp_spamd_bypass"), "pass", "black", "black", "pass"),
         (("spamd-greytrap",), "black", "pass", "pass", "pass"),
+        (("list-a", "spamd-greytrap"), "black", "pass", "pass", "pass"),
+        (("list-a", "spamd-white"), "pass", "pass", "pass", "pass"),
+        (("list-a", "bgp_spamd"), "black", "black", "black", "pass"),
         (("spamd-greytrap", "nospamd"), "pass", "pass", "pass", "pass"),
     ],
 )

@@ -152,7 +152,11 @@ def test_the_statements_say_what_the_pure_rules_say(open_db: OpenDatabase) -> No
                 if record is not None:
                     record = Record(key, host.kind, *_rest(record))
                     await database.commit(Unit((put_step(record, T0),)))
-                step = whiten_step("192.0.2.1", 1, T0, SETTINGS) if mail else offer_step(host, T0, SETTINGS)
+                step = (
+                    whiten_step("192.0.2.1", 1, T0, SETTINGS)
+                    if mail
+                    else offer_step(host, T0, SETTINGS.micro(SETTINGS.pass_time), "192.0.2.0/24")
+                )
                 params = dict(step.params) | {"digest": digest(key), "key": key}
                 if not mail and trap:
                     params |= {"expire": fresh.expires}

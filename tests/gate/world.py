@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 from gatepost.base.clock import Instant
+from gatepost.base.ports import News
 from gatepost.db.unit import Database
 from gatepost.gate.gate import Gate
-from gatepost.gate.settings import GateSettings
+from gatepost.gate.settings import GateSettings, Mode
 from gatepost.gate.sql import SCHEMA
 from gatepost.gate.tarpit import Held
+from gatepost.judge import spf
 from tests.support.databases import OpenDatabase, open_sqlite
 from tests.support.wire import START, MovedClock
 
@@ -171,17 +173,22 @@ class World:
         return self.gate.decide(ip, kind).verdict.value
 
 
-QUIET = GateSettings(stutter=0, exempt=("127.0.0.1/32",))  # type: ignore[arg-type]  # Seconds
+QUIET = GateSettings(mode=Mode.SPAMD, stutter=0, exempt=("127.0.0.1/32",))  # type: ignore[arg-type]  # Seconds
 
 
 @asynccontextmanager
 async def world(
-    settings: GateSettings = QUIET, open_db: OpenDatabase = open_sqlite, *, start: bool = True
+    settings: GateSettings = QUIET,
+    open_db: OpenDatabase = open_sqlite,
+    *,
+    start: bool = True,
+    names: spf.Names | None = None,
+    news: News | None = None,
 ) -> AsyncIterator[World]:
     """A started gate over a fresh database."""
     async with open_db((SCHEMA,)) as database:
         clock, journal, cut = MovedClock(), Journal(), list[str]()
-        gate = make(settings, database, clock, journal, cut.append)
+        gate = make(settings, database, clock, journal, cut.append, names=names, news=news)
         if start:
             await gate.start()
         yield World(gate, database, clock, journal, cut)
@@ -189,10 +196,27 @@ async def world(
 
 
 def make(
-    settings: GateSettings, database: Database, clock: MovedClock, journal: Journal, cut: Callable[[str], None]
+    settings: GateSettings,
+    database: Database,
+    clock: MovedClock,
+    journal: Journal,
+    cut: Callable[[str], None],
+    *,
+    names: spf.Names | None = None,
+    news: News | None = None,
 ) -> Gate:
     """Return a gate."""
-    return Gate(settings, database, hostname="mx.example.org", clock=clock, log=journal, cut=cut, scans=True)
+    return Gate(
+        settings,
+        database,
+        hostname="mx.example.org",
+        clock=clock,
+        log=journal,
+        cut=cut,
+        scans=True,
+        names=names,
+        news=news,
+    )
 
 
 __all__ = ["HELLO", "QUIET", "SENDER", "START", "HeldWire", "Journal", "Play", "World", "make", "world"]

@@ -3,8 +3,8 @@
 import pytest
 
 from gatepost.base.address import Address
-from gatepost.base.reply import Reply
 from gatepost.codec.smtp.data import BareLines
+from gatepost.gate.friendly import Say, Standing
 from gatepost.intake import mx
 from tests.intake.world import PLAIN_BOB, World, code, world
 from tests.support.loop import run
@@ -481,7 +481,7 @@ def test_the_gate_is_asked_at_each_recipient_but_not_about_roles() -> None:
     async def scene() -> None:
         async with world() as here, here.client() as talk:
             for user in ("bob", "postmaster", "abuse"):
-                here.gate.refused[Address(user, "here.example").key] = Reply(451, "4.7.1", "grey")
+                here.gate.says[Address(user, "here.example").key] = Standing(Say.DEFER, "first attempt")
             assert await talk.say(
                 "MAIL FROM:<a@sender.example>",
                 "RCPT TO:<bob@here.example>",

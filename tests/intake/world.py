@@ -25,14 +25,15 @@ from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Client
 from gatepost.base.ids import Minter
-from gatepost.base.reply import Reply
 from gatepost.base.units import Octets
+from gatepost.base.verdict import Finding
 from gatepost.blobs import sql as blobs_sql
 from gatepost.blobs.bodies import Blobs
 from gatepost.blobs.spool import Spool, SpoolBudget
 from gatepost.db.unit import Database, Rows, Statement, Unit
 from gatepost.diary import sql as diary_sql
 from gatepost.diary.refused.counts import Refusals
+from gatepost.gate.friendly import PASSES, Say, Standing
 from gatepost.intake import lmtp, mx, submission
 from gatepost.intake.auth import Throttle
 from gatepost.intake.ports import Certificates, Services, Wire
@@ -89,16 +90,31 @@ class Pen:
 
 
 class Doorman:
-    """A gate that refuses the recipients it is told to."""
+    """A gate that says of recipients what it is told to, and remembers what it is told."""
 
     def __init__(self) -> None:
-        self.refused: dict[str, Reply] = {}
+        self.says: dict[str, Standing] = {}
+        self.excuses = True
+        self.remembered: list[tuple[Standing, ...]] = []
+        self.written: list[Address] = []
 
-    def refuse_recipient(
-        self, client: Client, sender: ReversePath, recipient: Address, now: Instant
-    ) -> Reply | None:
+    async def recipient(
+        self, client: Client, sender: ReversePath, recipient: Address, accounts: Sequence[int], now: Instant
+    ) -> Standing:
         """Look it up."""
-        return self.refused.get(recipient.key)
+        return self.says.get(recipient.key, PASSES)
+
+    def excused(self, answers: Sequence[Standing], findings: Sequence[Finding], client: Client) -> bool:
+        """Excuse all or nobody."""
+        return self.excuses or all(answer.say is not Say.CONTENT for answer in answers)
+
+    def accepted(self, answers: Sequence[Standing], findings: Sequence[Finding]) -> None:
+        """Remember."""
+        self.remembered.append(tuple(answers))
+
+    def wrote(self, recipients: Sequence[Address]) -> None:
+        """Remember."""
+        self.written += recipients
 
 
 class Notebook:

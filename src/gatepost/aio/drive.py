@@ -27,7 +27,13 @@ INBOX_MAX: Final = 65_536
 CLOSING_TIME: Final = 10.0  # s until a peer that does not take our last octets is cut off
 HANDSHAKE_TIME: Final = 30.0  # s
 LEAVING_TIME: Final = 5.0  # s for a handshake that was under way when the server began to drain
+PREFACE_TIME: Final = 5.0  # s for a balancer to say whom it speaks for (postscreen_upstream_proxy_timeout)
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
+
+
+Preface = Callable[["Wire", bytes], bytes | None]
+"""Take octets that stand before the conversation, even before TLS; return those that stand behind it once it is
+whole, None as long as it is not, and after closing the wire."""
 
 
 class Session(Protocol):
@@ -52,7 +58,7 @@ class Wire(asyncio.Protocol):
     `peer_ip` is normalised text (a v4-mapped IPv6 address is the IPv4 one); on a Unix socket it is 127.0.0.1.
     `goodbye` is what may be said to the peer when the server drains while the session waits in `read`, e.g. a 421
     line; the session empties it for as long as it must not be interrupted. `courtesy` is for how many seconds it is
-    not said yet: what a client came for, it may still do.
+    not said yet: what a client came for, it may still do. `probe`: a balancer connected to see whether we live.
     """
 
     __slots__ = (
@@ -65,6 +71,7 @@ class Wire(asyncio.Protocol):
         "_limit",
         "_loop",
         "_opened",
+        "_preface",
         "_reader",
         "_released",
         "_session",
@@ -79,6 +86,7 @@ class Wire(asyncio.Protocol):
         "local_port",
         "peer_ip",
         "peer_port",
+        "probe",
         "tick",
         "tls",
     )
@@ -90,20 +98,22 @@ class Wire(asyncio.Protocol):
         opened: Callable[["Wire"], None] | None = None,
         released: Callable[["Wire"], None] | None = None,
         tls: ssl.SSLContext | None = None,
+        preface: Preface | None = None,
     ) -> None:
-        """Make a wire that calls `opened` when it can be spoken on (after the handshake of `tls`) and `released`
-        when it is lost, each at most once.
+        """Make a wire that calls `opened` when it can be spoken on (after `preface`, which has PREFACE_TIME, and
+        the handshake of `tls`) and `released` when it is lost, each at most once.
         """
         self.peer_ip = self.local_ip = ""
         self.peer_port = self.local_port = 0
         self.tls: Tls | None = None
         self.goodbye = b""
         self.courtesy = 0.0
-        self.leaving = False
+        self.leaving = self.probe = False
         self.tick = 0
         self._loop = loop
         self._opened = opened
         self._released = released
+        self._preface = preface
         self._transport: asyncio.Transport | None = None
         self._tunnel = None if tls is None else Tunnel(tls, server_side=True)
         self._session: Session | None = None
@@ -278,7 +288,7 @@ class Wire(asyncio.Protocol):
     def dismiss(self) -> None:
         """Ask the session to leave: `goodbye` is said once it waits in `read`; a callback session ends now."""
         self.leaving = True
-        if self._tunnel is not None and self.tls is None:
+        if self._opening:
             self._limit = min(self._limit, time.monotonic() + LEAVING_TIME)
             self._schedule()
         elif self._session is not None or self.waiting:
@@ -293,15 +303,22 @@ class Wire(asyncio.Protocol):
         )  # every loop hands a stream protocol a stream transport
         if self._closing:
             self._transport.abort()
-        elif self._tunnel is not None:
-            self._limit = time.monotonic() + HANDSHAKE_TIME
+        elif self._preface is not None:
+            self._limit = time.monotonic() + PREFACE_TIME
             self._schedule()
         else:
-            self._open()
+            self._begin()
 
     def data_received(self, octets: bytes) -> None:
         """Take what the peer sent."""
-        if self._closing:
+        if self._preface is not None and not self._closing:
+            rest = self._preface(self, octets)
+            if rest is None:
+                return
+            self._preface = None
+            self._begin()
+            octets = rest
+        if self._closing or not octets:
             return
         if self._tunnel is None:
             self._deliver(octets)
@@ -322,7 +339,7 @@ class Wire(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Take the peer's end: a coroutine may still answer what came before it; a callback session is over."""
-        if self._closing or self._session is not None or (self._tunnel is not None and self.tls is None):
+        if self._closing or self._session is not None or self._opening:
             if self._transport is not None:
                 self._transport.close()
             return False
@@ -390,9 +407,21 @@ class Wire(asyncio.Protocol):
 
     # The rest
 
+    @property
+    def _opening(self) -> bool:
+        """Tell whether a preface or a handshake is under way."""
+        return self._preface is not None or (self._tunnel is not None and self.tls is None)
+
+    def _begin(self) -> None:
+        if self._tunnel is None:
+            self._limit = NEVER
+            self._open()
+        else:
+            self._limit = time.monotonic() + HANDSHAKE_TIME
+            self._schedule()
+
     def _expired(self) -> None:
-        shaking_hands = self._tunnel is not None and self.tls is None
-        if self._closing or shaking_hands or not self.leaving:
+        if self._closing or self._opening or not self.leaving:
             self.abort()
             return
         self._limit = NEVER

@@ -4,6 +4,10 @@ The accept loop is our own, on `add_reader`. When descriptors run out (EMFILE), 
 every client that waits (libuv's spare descriptor; tried); ours leaves the queue alone for a moment and tries again,
 so the kernel keeps the clients and the sessions that are open go on (SMTP-30). It also knows the peer before
 anything is made for it. A bare protocol costs about the same CPU either way.
+
+A connection of a trusted balancer begins with a PROXY header, before TLS too; from then on the wire's addresses are
+those of the balancer's client, for which the limits of a peer are counted. Nobody else is believed: what others
+send goes to the session as it is.
 """
 
 import asyncio
@@ -16,9 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from gatepost.aio.drive import Wire
+from gatepost.aio.drive import PREFACE_TIME, Wire
 from gatepost.aio.peer import is_loopback, peer_key, plain_ip
+from gatepost.aio.wheel import NEVER
 from gatepost.base.ports import Log
+from gatepost.codec.proxy import Local, Malformed, Opening, Proxied
 
 BACKLOG: Final = 1024
 BATCH: Final = 32  # accepts a turn of the loop: about 1 ms
@@ -56,6 +62,7 @@ class Listener:
     """One listening socket of one worker.
 
     `busy` is sent in clear text to those that the limits turn away, e.g. a 421 line; empty on implicit TLS ports.
+    `balancers` tells whether a peer is a balancer whose connections begin with a PROXY header.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class Listener:
         log: Log,
         tls: Contexts | None = None,
         busy: bytes = b"",
+        balancers: Callable[[str], bool] | None = None,
     ) -> None:
         self.name = name
         self.refused = 0
@@ -78,6 +86,9 @@ class Listener:
         self._log = log
         self._tls = tls
         self._busy = busy
+        self._balancers = balancers
+        self._uncounted: dict[Wire, float] = {}
+        """Wires of balancers that count for no peer, and by when their header is due."""
         self._wires: set[Wire] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._unmade: dict[Wire, socket.socket] = {}
@@ -167,7 +178,8 @@ class Listener:
     def _take(self, sock: socket.socket, address: tuple[str, int]) -> None:
         sock.setblocking(False)
         ip, port = ("127.0.0.1", 0) if self._unix else (plain_ip(address[0]), address[1])
-        key = None if self._limits.loopback_exempt and is_loopback(ip) else peer_key(ip)
+        balanced = self._balancers is not None and not self._unix and self._balancers(ip)
+        key = None if balanced else self._key(ip)
         if not self._admits(key):
             self._turn_away(sock)
             return
@@ -176,19 +188,62 @@ class Listener:
             opened=self._opened,
             released=self._released,
             tls=None if self._tls is None else self._tls.context,
+            preface=partial(self._introduced, Opening()) if balanced else None,
         )
+        if balanced:
+            self._uncounted[wire] = time.monotonic() + PREFACE_TIME
         wire.peer_ip, wire.peer_port = ip, port
         if self._unix:
             wire.local_ip = "127.0.0.1"
         else:
             local_ip, wire.local_port = sock.getsockname()[:2]
             wire.local_ip = self._local.get(local_ip) or self._learn(local_ip)
-        if key is not None:
-            self._peers[key] = self._peers.get(key, 0) + 1
+        self._count(key)
         self._wires.add(wire)
         self._unmade[wire] = sock
         made = self._loop.connect_accepted_socket(partial(self._hand_over, wire), sock)
         self._own(made).add_done_callback(partial(self._connected, wire))
+
+    def _introduced(self, opening: Opening, wire: Wire, octets: bytes) -> bytes | None:
+        """Take a balancer's header (a Preface of the wire): learn whom it speaks for."""
+        try:
+            origin = opening.receive(octets)
+        except Malformed as wrong:
+            self._log.warning("proxy_header_refused", listener=self.name, balancer=wire.peer_ip, error=str(wrong))
+            self._uncounted[wire] = NEVER
+            wire.abort()
+            return None
+        match origin:
+            case None:
+                return None
+            case Local():
+                wire.probe = True
+                self._uncounted[wire] = NEVER
+            case Proxied() if not self._comes_in(wire, origin):
+                return None
+        return opening.rest
+
+    def _comes_in(self, wire: Wire, origin: Proxied) -> bool:
+        """Let the wire be that of a balancer's client; tell whether the limits admit it.
+
+        A client on the balancer's own machine (its loopback, or the address it listens on) is not on ours: it is
+        known by the address that the balancer has for us.
+        """
+        ours = is_loopback(wire.peer_ip)
+        if ours or not (is_loopback(origin.ip) or origin.ip == origin.local_ip):
+            wire.peer_ip, wire.peer_port = origin.ip, origin.port
+            wire.local_ip, wire.local_port = origin.local_ip, origin.local_port
+        key = self._key(wire.peer_ip)
+        if not self._admits_peer(key):
+            self.refused += 1
+            self._uncounted[wire] = NEVER
+            if self._busy:
+                wire.write(self._busy)
+            wire.close()
+            return False
+        del self._uncounted[wire]
+        self._count(key)
+        return True
 
     def _hand_over(self, wire: Wire) -> Wire:
         """Be the protocol factory: from here on the socket is the transport's."""
@@ -207,9 +262,12 @@ class Listener:
             wire.abort()
 
     def _admits(self, key: str | bytes | None) -> bool:
-        limits = self._limits
-        if limits.total and len(self._wires) >= limits.total:
+        if self._limits.total and len(self._wires) >= self._limits.total:
             return False
+        return self._admits_peer(key)
+
+    def _admits_peer(self, key: str | bytes | None) -> bool:
+        limits = self._limits
         if key is None:
             return True
         if limits.per_peer and self._peers.get(key, 0) >= limits.per_peer:
@@ -222,6 +280,13 @@ class Listener:
             self._recent.clear()
         count = self._recent[key] = self._recent.get(key, 0) + 1
         return count <= limits.per_peer_minute
+
+    def _key(self, ip: str) -> str | bytes | None:
+        return None if self._limits.loopback_exempt and is_loopback(ip) else peer_key(ip)
+
+    def _count(self, key: str | bytes | None) -> None:
+        if key is not None:
+            self._peers[key] = self._peers.get(key, 0) + 1
 
     def _turn_away(self, sock: socket.socket) -> None:
         self.refused += 1
@@ -260,9 +325,19 @@ class Listener:
         self._wires.discard(wire)
         if self._emptied is not None and not self._wires:
             self._emptied.set()
-        if self._limits.loopback_exempt and is_loopback(wire.peer_ip):
+        due = self._uncounted.pop(wire, None)
+        if due is not None:
+            if time.monotonic() >= due:
+                self._log.warning(
+                    "proxy_header_missing",
+                    listener=self.name,
+                    balancer=wire.peer_ip,
+                    text="It is named in `proxy`, so each of its connections must begin with a PROXY header.",
+                )
             return
-        key = peer_key(wire.peer_ip)
+        key = self._key(wire.peer_ip)
+        if key is None:
+            return
         left = self._peers.get(key, 0) - 1
         if left > 0:
             self._peers[key] = left

@@ -6,6 +6,7 @@ import typer
 
 from gatepost.cli import care, gate, people, queue, server, story
 from gatepost.cli.common import guarded
+from gatepost.cli.imports import imports
 
 app = typer.Typer(
     name="gatepost",
@@ -21,6 +22,8 @@ app.add_typer(people.dkim, name="dkim")
 app.add_typer(queue.queue, name="queue")
 app.add_typer(gate.tables, name="tables")
 app.add_typer(gate.grey, name="grey")
+app.add_typer(gate.gate, name="gate")
+app.add_typer(imports, name="import")
 server.register(app)
 story.register(app)
 care.register(app)

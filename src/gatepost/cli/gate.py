@@ -1,11 +1,14 @@
-"""`gatepost tables` (pfctl -T's verbs) and `gatepost grey` (spamdb's)."""
+"""`gatepost tables` (pfctl -T's verbs), `gatepost grey` (spamdb's) and `gatepost gate`."""
 
 import sys
 from collections.abc import Awaitable
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import typer
 
+from gatepost.accounts import verbs as accounts
+from gatepost.base.clock import Instant
+from gatepost.base.units import parse_seconds
 from gatepost.cli.common import ConfigOption, Failed, JsonOption, moment, now, print_json, say, show, with_databases
 from gatepost.config import Config
 from gatepost.databases import Databases
@@ -15,8 +18,10 @@ from gatepost.gate.table import BadEntry, TableFull
 from gatepost.gate.verbs import Done, GateRefusal
 
 T = TypeVar("T")
+EXPECT_MAX: Final = 86_400  # s
 
 tables = typer.Typer(help="Tables of addresses that the gate decides by.", no_args_is_help=True)
+gate = typer.Typer(help="The gate: why it decides as it does, and who need not wait.", no_args_is_help=True)
 grey = typer.Typer(help="The greylist: grey, white and trapped senders, and spamtraps.", no_args_is_help=True)
 _TRAPPED = typer.Option("-t", help="Trapped hosts, not white ones.")
 _SPAMTRAP = typer.Option("-T", help="Spamtrap addresses.")
@@ -114,12 +119,40 @@ def tables_test(table: str, addresses: list[str], config: ConfigOption = None) -
         raise typer.Exit(2)
 
 
+@gate.command("expect")
+def gate_expect(user: str, length: Annotated[str, typer.Argument()] = "10m", config: ConfigOption = None) -> None:
+    """Let every sender through to USER at once for a while: "I'm expecting a code"."""
+    try:
+        wanted = parse_seconds(length)
+    except ValueError as wrong:
+        raise Failed(f"{length!r} is no length of time: {wrong}. Write 10m or 1h.") from wrong
+    if not 0 < wanted <= EXPECT_MAX:
+        raise Failed("A mail can be expected for a day at most.")
+
+    async def work(databases: Databases, settings: Config) -> Instant:
+        account = await accounts.find_user(databases.mail, user)
+        return await verbs.expect(databases.gate, account.id, wanted, now())
+
+    until = with_databases(config, work)
+    say(f"Until {moment(until)} no sender waits that writes to {user}.")
+
+
 @grey.command("list")
-def grey_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Print the greylist as spamdb does."""
-    found = with_databases(config, lambda databases, _: verbs.grey_records(databases.gate))
+def grey_list(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    friendly: Annotated[bool, typer.Option("--friendly", help="The records of friendly mode.")] = False,
+) -> None:
+    """Print the greylist as spamdb does; with --friendly what friendly mode remembers."""
+    found = with_databases(config, lambda databases, _: verbs.grey_records(databases.gate, friendly=friendly))
     if as_json:
         print_json([_fields(each) for each in found])
+        return
+    if friendly:
+        rows = [
+            (each.state.value, each.ip, moment(each.first), moment(each.expires), each.blocked) for each in found
+        ]
+        show(rows, ("Record", "Who", "Since", "Until", "Times"), as_json=False)
         return
     for each in found:
         say(verbs.spamdb_line(each))

@@ -60,8 +60,8 @@ RULES: Final = (
     Rule("block quick from <bruteforce>", None, (BRUTEFORCE,), Verdict.BLOCK),
     Rule("pass from white tables to smtp", _MX, (BYPASS, NOSPAMD, WHITE), Verdict.PASS),
     Rule("rdr-to spamd from lists to smtp, submission, smtps", _MX | SUBMISSION, BLACK_TABLES, Verdict.BLACK),
-    # spamd's own list, not one of PF's tables: it is met on port 25 alone, and beside the others only in messages.
-    Rule("rdr-to spamd from any to smtp, trapped", _MX, (GREYTRAP,), Verdict.BLACK),
+    # spamd's own lists, not PF's tables: they are met on port 25 alone, and beside the others only in messages.
+    Rule("rdr-to spamd from any to smtp, listed", _MX, (GREYTRAP,), Verdict.BLACK),
     Rule("rdr-to spamd from any to smtp", _MX, (), Verdict.GREY),
     Rule("pass from any", None, (), Verdict.PASS),
 )
@@ -69,8 +69,10 @@ _EXEMPT: Final = Decision(Verdict.PASS, "exempt: set skip on lo")
 
 
 class Membership(Protocol):
-    """What a decision asks of the tables."""
+    """What a decision asks of the tables; `lists` are spamd's, in their order, without that of its traps."""
 
+    @property
+    def lists(self) -> Sequence[str]: ...
     def holds(self, table: str, version: int, number: int) -> bool: ...
 
 
@@ -93,11 +95,12 @@ def decide(ip: str, kind: str, tables: Membership, settings: GateSettings, exemp
             continue
         if not rule.tables:
             return _for_anybody(rule, version, settings)
-        lists = [name for name in rule.tables if tables.holds(name, version, number)]
+        names = _tables_of(rule, tables)
+        lists = [name for name in names if tables.holds(name, version, number)]
         if lists:
             # On port 25 spamd says the messages of all its lists, those of its traps last.
             if rule.verdict is Verdict.BLACK and kind == MX and rule.tables != (GREYTRAP,):
-                lists += [GREYTRAP] if tables.holds(GREYTRAP, version, number) else []
+                lists += [name for name in (*tables.lists, GREYTRAP) if tables.holds(name, version, number)]
             return Decision(rule.verdict, f"{rule.name}: in {', '.join(lists)}", tuple(lists))
     raise AssertionError("the last rule is for everybody")
 
@@ -116,19 +119,23 @@ def explain(
             looks.append(Look(rule.name, False, f"not for {kind}"))
         elif not rule.tables:
             return (*looks, Look(decision.rule, True, f"for everybody: {decision.verdict.value}"))
-        elif any(tables.holds(name, version, number) for name in rule.tables):
+        elif any(tables.holds(name, version, number) for name in _tables_of(rule, tables)):
             return (*looks, Look(rule.name, True, f"in {', '.join(decision.lists)}: {decision.verdict.value}"))
         else:
-            looks.append(Look(rule.name, False, f"not in {', '.join(rule.tables)}"))
+            looks.append(Look(rule.name, False, f"not in {', '.join(_tables_of(rule, tables))}"))
     raise AssertionError("the last rule is for everybody")
+
+
+def _tables_of(rule: Rule, tables: Membership) -> Sequence[str]:
+    return (*tables.lists, GREYTRAP) if rule.tables == (GREYTRAP,) else rule.tables
 
 
 def _for_anybody(rule: Rule, version: int, settings: GateSettings) -> Decision:
     if rule.verdict is not Verdict.GREY:
         return Decision(rule.verdict, rule.name)
-    if version == 6 and settings.ipv6 is Ipv6.BYPASS:
+    if version == 6 and settings.unlisted_ipv6 is Ipv6.BYPASS:
         return Decision(Verdict.PASS, "pass inet6 from any to smtp: ipv6 = bypass")
-    if version == 6 and settings.ipv6 is Ipv6.BLOCK:
+    if version == 6 and settings.unlisted_ipv6 is Ipv6.BLOCK:
         return Decision(Verdict.BLOCK, "block inet6 from any to smtp: ipv6 = block")
     if not settings.greylist:
         return Decision(Verdict.PASS, "pass from any to smtp: greylist = false")

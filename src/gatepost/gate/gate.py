@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Final
 
 from gatepost.aio.offload import offload
-from gatepost.base.clock import MICROSECONDS, Clock, Instant
-from gatepost.base.ports import Log
+from gatepost.base.address import Address, ReversePath
+from gatepost.base.clock import MICROSECONDS, Clock, Instant, later
+from gatepost.base.envelope import Client
+from gatepost.base.ports import Log, News, Nobody
+from gatepost.base.verdict import Finding
 from gatepost.codec.mail.date import DAYS, MONTHS
 from gatepost.codec.spamd.dialogue import Body, Dialogue, Header, Offer
-from gatepost.db.unit import Database, NotCommitted, Rows, Step, Value
+from gatepost.db.unit import Database, NotCommitted, Rows, Step, Unit, Value
 from gatepost.gate import sql
 from gatepost.gate.backlog import Backlog
 from gatepost.gate.decide import (
     BLACK_TABLES,
     GREYTRAP,
+    MX,
     TABLE_NAMES,
     WHITE,
     Decision,
@@ -32,7 +36,10 @@ from gatepost.gate.decide import (
     decide,
     explain,
 )
+from gatepost.gate.friendly import PASSES, Friendly, Say, Standing
 from gatepost.gate.grey import (
+    Record,
+    digest,
     first_at_low_priority,
     first_offer,
     net,
@@ -42,23 +49,30 @@ from gatepost.gate.grey import (
     tuple_key,
 )
 from gatepost.gate.limits import SourceLimits
-from gatepost.gate.prefix import Prefix, number_of, parse_prefix, sender_prefix
+from gatepost.gate.networks import Networks
+from gatepost.gate.parts import Part, read_networks, read_parts
+from gatepost.gate.prefix import Prefix, address_text, number_of, parse_prefix, sender_prefix
 from gatepost.gate.scan import read_hosts, scan
-from gatepost.gate.settings import GateSettings, Ipv6, TooEarlyAction
+from gatepost.gate.settings import GateSettings, Ipv6, Mode, TooEarlyAction
 from gatepost.gate.steps import (
+    GREY_NEWS,
     GREY_TOPIC,
     TABLE_TOPIC,
     check_limit_step,
     entry_of,
     entry_step,
+    heard_step,
     low_priority_steps,
     offer_step,
+    part_steps,
+    put_step,
     table_key,
     table_news,
     whiten_step,
 )
-from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, read_file
+from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, read_compact
 from gatepost.gate.tarpit import NEARLY_FULL, Connection, Held, Stance
+from gatepost.judge import spf
 
 TRAP_MESSAGE: Final = "Your address %A has mailed to spamtraps here\n"
 LISTS_TEXT_MAX: Final = 76  # spamd.c, loglists
@@ -66,6 +80,7 @@ FRESH_S: Final = 0.05
 WHITE_S: Final = 1.0
 COUNTS_S: Final = 10.0
 STUMBLE_S: Final = 1.0
+ANNOUNCED_MIN: Final = {4: 16, 6: 32}  # a shorter prefix is no provider's pool
 
 
 @dataclass(slots=True)
@@ -79,6 +94,8 @@ class Counts:
     turned_away: int = 0
     """Connections closed without a word: all places, or those of the source, were taken."""
     offers: int = 0
+    deferred: int = 0
+    """Recipients that friendly mode put off."""
     trap_hits: int = 0
     too_early: int = 0
     banned: int = 0
@@ -110,7 +127,10 @@ class Gate:
         log: Log,
         cut: Callable[[str], None],
         scans: bool,
+        names: spf.Names | None = None,
+        news: News | None = None,
     ) -> None:
+        """Make it; `names` is the DNS that says who a sender is, `news` who hears what is learnt."""
         self._database = database
         self._hostname = hostname
         self._clock = clock
@@ -119,8 +139,12 @@ class Gate:
         self._scans = scans
         self._started = clock.now()
         self._backlog = Backlog(database, log, settings)
+        self._news: News = news or Nobody()
+        self._friendly = Friendly(settings.friendly, database, self._backlog, names, self._news)
         self._tables = Tables(settings.tables_max, TABLE_NAMES)
-        self._files: dict[str, list[Entry]] = {}
+        self._files: dict[str, list[Entry] | Networks] = {}
+        self._parts: dict[tuple[str, str], tuple[Instant, Networks]] = {}
+        self._messages: dict[str, str] = {}
         self._spamtraps: frozenset[str] = frozenset()
         self._limits: dict[str, SourceLimits] = {}
         self._held: dict[str, set[Held]] = {}
@@ -135,6 +159,7 @@ class Gate:
     def renew(self, settings: GateSettings) -> None:
         """Take other settings; held sessions go on as they began, tables keep their content. Then `start` again."""
         self._settings = self._backlog.settings = settings
+        self._friendly.settings = settings.friendly
         self._exempt = tuple(parse_prefix(each) for each in settings.exempt)
         self._tables.limit = settings.tables_max
         old = self._limits
@@ -157,6 +182,17 @@ class Gate:
     def holds(self, table: str, version: int, number: int) -> bool:
         """Tell whether an address, as a number, is in a table (of `decide`)."""
         return table in self._tables and self._tables[table].holds(version, number)
+
+    @property
+    def lists(self) -> Sequence[str]:
+        """spamd's lists in their order, but that of its traps."""
+        return tuple(self._messages)
+
+    def tarpits(self, decision: Decision) -> bool:
+        """Tell whether a client is held; a grey one of friendly mode speaks with the mail server."""
+        return decision.verdict is Verdict.BLACK or (
+            decision.verdict is Verdict.GREY and self._settings.mode is Mode.SPAMD
+        )
 
     def explain(self, ip: str, kind: str) -> Explanation:
         """Say why a connection is decided as it is."""
@@ -285,7 +321,7 @@ class Gate:
     def mailed_us(self, ip: str) -> None:
         """A white sender connected on port 25: its white time begins anew (spamlogd, inbound)."""
         version, number = number_of(ip)
-        if version == 6 and self._settings.ipv6 is not Ipv6.GREYLIST:
+        if version == 6 and self._settings.unlisted_ipv6 is not Ipv6.GREYLIST:
             return
         if not any(network.holds(version, number) for network in self._exempt):
             sender = sender_prefix(version, number).text
@@ -295,6 +331,103 @@ class Gate:
         """We connect to a mail server: its answers are not greylisted (spamlogd, outbound)."""
         self.mailed_us(ip)
 
+    # Friendly mode, asked by the intake
+
+    async def recipient(
+        self, client: Client, sender: ReversePath, recipient: Address, accounts: Sequence[int], now: Instant
+    ) -> Standing:
+        """Say what becomes of a recipient of a stranger's mail; raises Unhealthy.
+
+        `accounts`: those whose mailboxes it leads to. An attempt that is put off is remembered.
+        """
+        if self._settings.mode is not Mode.FRIENDLY:
+            return PASSES
+        decision = decide(client.ip, MX, self, self._settings, self._exempt)
+        if decision.verdict is not Verdict.GREY:
+            return PASSES
+        name = trap_name(str(recipient).encode())
+        if outside(name, self._settings.trap_domains) or name in self._spamtraps:
+            return self._trap(client.ip, now)
+        answer = await self._friendly.ask(client, sender, recipient, accounts, now, self._announced)
+        if answer.say is Say.DEFER:
+            self._counts.deferred += 1
+            self._friendly.deferred(answer, client)
+        return answer
+
+    def excused(self, answers: Sequence[Standing], findings: Sequence[Finding], client: Client) -> bool:
+        """Tell whether the content excuses what RCPT left open; what it does not is remembered as an attempt."""
+        if self._friendly.excused(answers, findings):
+            return True
+        for answer in answers:
+            if answer.say is Say.CONTENT:
+                self._counts.deferred += 1
+                self._friendly.deferred(answer, client)
+        return False
+
+    def accepted(self, answers: Sequence[Standing], findings: Sequence[Finding]) -> None:
+        """A stranger's mail was accepted: what the gate said of its recipients is remembered well."""
+        self._friendly.accepted(answers, findings)
+
+    def wrote(self, recipients: Sequence[Address]) -> None:
+        """Our users wrote to these: their answers do not wait."""
+        self._friendly.wrote(recipients)
+
+    # What peers tell; never told on
+
+    def heard_grey(self, ip: str, helo: bytes, sender: bytes, recipient: bytes) -> None:
+        """A peer was offered a tuple (spamd's sync): the same as if we were, by our clock and our traps."""
+        now, who = self._clock.now(), source(ip)
+        self._learn_offer(who, tuple_key(who, helo, sender, recipient), self._is_trap(recipient), now)
+
+    def heard_white(self, ip: str, expires: Instant) -> None:
+        """A peer knows a host to be white (spamlogd's sync)."""
+        now = self._clock.now()
+        if expires > now:
+            self._backlog.commit((heard_step(sql.HEARD_WHITE, source(ip), expires, now),), GREY_NEWS)
+
+    def heard_trapped(self, ip: str, expires: Instant) -> None:
+        """A peer trapped a host."""
+        now = self._clock.now()
+        if expires > now:
+            self._backlog.commit((heard_step(sql.HEARD_TRAPPED, source(ip), expires, now),), GREY_NEWS)
+
+    def merge(self, records: Sequence[Record]) -> None:
+        """Put peers' records beside ours (our own sync); those that ended are left."""
+        now = self._clock.now()
+        steps = [put_step(each, now, sql.MERGE) for each in records if each.expires > now]
+        if steps:
+            self._backlog.commit(steps, GREY_NEWS)
+
+    # What feeds give
+
+    async def publish(self, table: str, source: str, networks: Networks, *, message: str | None = None) -> None:
+        """Give the part of a table that a source owns exactly these networks, for all workers at once.
+
+        With a message the table is one of spamd's lists. Raises TableFull and NotCommitted, and then keeps the old.
+        """
+        now, key = self._clock.now(), (table, source)
+        _, before = self._parts.get(key, (now, ()))
+        self._tables.check_room(len(networks) - len(before))
+        packed = await offload(networks.pack)
+        steps = (
+            *part_steps(table, source, networks, packed, message, now),
+            check_limit_step(self._settings.tables_max),
+        )
+        await self._database.commit(Unit(steps, (table_news(table),)))
+        self._parts[key] = now, networks
+        await self._read_table(table)
+
+    async def unpublish(self, table: str, source: str) -> None:
+        """Take a source's part out of a table; raises NotCommitted."""
+        key: dict[str, Value] = {"tbl": table, "source": source}
+        steps = Step(sql.DROP_PIECES, key), Step(sql.DROP_PART, key)
+        await self._database.commit(Unit(steps, (table_news(table),)))
+        await self._read_table(table)
+
+    async def published(self) -> list[Part]:
+        """Return what feeds gave."""
+        return await read_parts(self._database)
+
     async def start(self) -> None:
         """Read everything, again after `renew`; raises BadEntry or TableFull for a file that cannot be used."""
         if not self._listens:
@@ -303,7 +436,7 @@ class Gate:
             self._database.listen(GREY_TOPIC, self._heard_of_hosts)
         now = self._clock.now()
         self._files = {
-            name: await offload(read_file, Path(path), now) for name, path in self._settings.tables.items()
+            name: await offload(read_compact, Path(path), now) for name, path in self._settings.tables.items()
         }
         await self._read_tables()
         await self._read_hosts()
@@ -382,7 +515,8 @@ class Gate:
         return settings.quick(settings.stutter)
 
     def _message(self, table: str) -> str:
-        return self._settings.messages.get(table, TRAP_MESSAGE if table == GREYTRAP else "")
+        default = TRAP_MESSAGE if table == GREYTRAP else self._messages.get(table, "")
+        return self._settings.messages.get(table, default)
 
     def _tell(self, session: Held, lead: str, *words: bytes, debug: bool = False) -> None:
         if self._settings.verbose:
@@ -391,18 +525,46 @@ class Gate:
 
     def _remember(self, sender: str, dialled: str, offer: Offer, now: Instant) -> None:
         settings = self._settings
-        name = trap_name(offer.recipient)
-        trap = outside(name, settings.trap_domains) or name in self._spamtraps
+        trap = self._is_trap(offer.recipient)
         key = tuple_key(sender, offer.helo, offer.sender, offer.recipient)
-        fresh = first_offer(key, sender, now, settings, trap=trap)
         self._counts.offers += 1
         self._counts.trap_hits += trap
         if not trap and first_at_low_priority(dialled, self._started, now, settings):
             host = first_offer(key, sender, now, settings, trap=True)
             self._backlog.learn(*low_priority_steps(key, host, now, settings))
         else:
-            self._backlog.learn(offer_step(fresh, now, settings))
-            self._backlog.offered(net(sender))
+            self._learn_offer(sender, key, trap, now)
+        if trap:
+            self._news.trapped(sender, later(now, settings.micro(settings.trap_time)))
+        else:
+            self._news.grey(sender, offer.helo, offer.sender, offer.recipient)
+        self._news.changed(digest(sender.encode() if trap else key))
+
+    def _is_trap(self, recipient: bytes) -> bool:
+        name = trap_name(recipient)
+        return outside(name, self._settings.trap_domains) or name in self._spamtraps
+
+    def _learn_offer(self, sender: str, key: bytes, trap: bool, now: Instant) -> None:
+        fresh, network = first_offer(key, sender, now, self._settings, trap=trap), net(sender)
+        self._backlog.learn(offer_step(fresh, now, self._settings.micro(self._settings.pass_time), network))
+        self._backlog.offered(network)
+
+    def _trap(self, ip: str, now: Instant) -> Standing:
+        """Friendly mode: a client wrote to a spamtrap."""
+        sender, settings = source(ip), self._settings
+        self._counts.trap_hits += 1
+        self._learn_offer(sender, sender.encode(), True, now)
+        self._news.trapped(sender, later(now, settings.micro(settings.trap_time)))
+        self._news.changed(digest(sender.encode()))
+        return Standing(Say.DEFER, "wrote to a spamtrap", wait=settings.friendly.pass_time)
+
+    def _announced(self, version: int, number: int) -> Prefix | None:
+        """Return the announced prefix around an address, where a table of them is named."""
+        name = self._settings.friendly.announced
+        if not name or name not in self._tables:
+            return None
+        entry = self._tables[name].match(address_text(version, number))
+        return entry.network if entry is not None and entry.network.length >= ANNOUNCED_MIN[version] else None
 
     def _ban(self, ip: str, kind: str, name: str, reason: str) -> None:
         """Put a source into the overload table, and end all its connections (`overload <t> flush global`)."""
@@ -439,7 +601,8 @@ class Gate:
     async def _table_names(self) -> Sequence[str]:
         """Return the tables that there are but for the two that the greylist makes."""
         made = [str(row[0]) for row in await self._database.read_long(sql.MADE_TABLES, {})]
-        names = dict.fromkeys((*TABLE_NAMES, *self._settings.tables, *made))
+        fed = [part.table for part in await read_parts(self._database)]
+        names = dict.fromkeys((*TABLE_NAMES, *self._settings.tables, *made, *fed))
         overloads = (rate.overload for rate in self._settings.rates.values() if rate.overload)
         return [name for name in (*names, *overloads) if name not in (WHITE, GREYTRAP)]
 
@@ -450,13 +613,28 @@ class Gate:
     async def _read_table(self, name: str) -> None:
         """Fill a table anew from its file and the database, off the loop; TableFull keeps the old."""
         rows = await self._database.read_long(sql.ENTRIES, {"tbl": name})
-        table, noted = await offload(_table_of, name, self._files.get(name, ()), rows)
+        parts = await self._read_parts(name)
+        table, noted = await offload(_table_of, name, self._files.get(name, ()), rows, parts)
         old = self._tables[name] if name in self._tables else Table(name)
         self._tables.replace(table)
         if self._loaded and name in {rate.overload for rate in self._settings.rates.values()}:
             for sender in noted:
                 if sender not in old:  # another worker's source limits put it there
                     self._flush_global(sender)
+
+    async def _read_parts(self, name: str) -> Mapping[str, Networks]:
+        """Return what feeds give a table, read anew where it changed; and learn the lists' order and messages."""
+        parts = await read_parts(self._database)
+        self._messages = {part.table: part.message for part in parts if part.message is not None}
+        mine = {part.source: part for part in parts if part.table == name}
+        fresh = any(self._parts.get((name, feed), (None,))[0] != part.since for feed, part in mine.items())
+        networks = await read_networks(self._database, name) if fresh else {}
+        for feed, part in mine.items():
+            if feed in networks:
+                self._parts[name, feed] = part.since, networks[feed]
+        for key in [key for key in self._parts if key[0] == name and key[1] not in mine]:
+            del self._parts[key]
+        return {feed: self._parts[name, feed][1] for feed in mine if (name, feed) in self._parts}
 
     async def _read_hosts(self) -> None:
         """Replace the white and the trapped hosts, wholly, as spamd replaces its tables."""
@@ -468,8 +646,12 @@ class Gate:
     async def _learn_mailed(self) -> None:
         mailed, self._mailed = self._mailed, {}
         now = self._clock.now()
+        expires = later(now, self._settings.micro(self._settings.white_time))
         for sender, times in mailed.items():
             self._backlog.learn(whiten_step(sender, times, now, self._settings))
+            self._news.white(sender, expires)
+            self._news.changed(digest(sender.encode()))
+        self._friendly.learn_lasting(now)
 
     async def _learn_counts(self) -> None:
         for table in self._tables:
@@ -536,7 +718,11 @@ def _ctime(second: int) -> str:
     return f"{DAYS[at.weekday()]} {MONTHS[at.month - 1]} {at.day:>2} {at:%H:%M:%S} {at.year}"
 
 
-def _table_of(name: str, file: Sequence[Entry], rows: Rows) -> tuple[Table, list[Prefix]]:
-    """Return a table made of a file's entries and the database's, and the entries that limits made."""
+def _table_of(
+    name: str, file: Sequence[Entry] | Networks, rows: Rows, parts: Mapping[str, Networks]
+) -> tuple[Table, list[Prefix]]:
+    """Return a table made of a file's entries, the database's and the feeds', and the entries that limits made."""
     entries = [entry_of(row) for row in rows]
-    return Table(name, (*file, *entries)), [entry.network for entry in entries if entry.note]
+    if isinstance(file, Networks):
+        parts, file = {"file": file, **parts}, ()
+    return Table(name, (*file, *entries), parts), [entry.network for entry in entries if entry.note]

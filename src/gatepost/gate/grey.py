@@ -25,12 +25,16 @@ STARTING_GRACE: Final = Seconds(60)
 
 
 class State(Enum):
-    """What a record says of its host; spamdb's words."""
+    """What a record says of its host: spamdb's words, then those of friendly greylisting."""
 
     GREY = "GREY"
     WHITE = "WHITE"
     TRAPPED = "TRAPPED"
     SPAMTRAP = "SPAMTRAP"
+    ATTEMPT = "ATTEMPT"
+    GOOD = "GOOD"
+    WROTE = "WROTE"
+    EXPECTED = "EXPECTED"
 
 
 class Kind(Enum):
@@ -39,6 +43,17 @@ class Kind(Enum):
     TUPLE = 0
     HOST = 1
     TRAP = 2
+    ATTEMPT = 3
+    """Friendly: the first attempt of an identity from a sender to a recipient."""
+    GOOD = 4
+    """Friendly: an identity with a good past."""
+    WROTE = 5
+    """Friendly: an address that our users wrote to."""
+    EXPECTED = 6
+    """Friendly: an account that expects a mail."""
+
+
+SPAMD_KINDS: Final = (Kind.TUPLE, Kind.HOST, Kind.TRAP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,8 @@ class Record:
     @property
     def state(self) -> State:
         """Return spamdb's word for it."""
+        if self.kind not in SPAMD_KINDS:
+            return State(self.kind.name)
         if self.kind is Kind.TRAP:
             return State.SPAMTRAP
         if self.passed == TRAPPED:

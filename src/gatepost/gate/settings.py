@@ -9,6 +9,13 @@ from gatepost.base.units import Seconds
 from gatepost.codec.spamd.dialogue import DEFAULT_NAME
 
 
+class Mode(Enum):
+    """How senders that no table knows are met."""
+
+    FRIENDLY = "friendly"
+    SPAMD = "spamd"
+
+
 class Ipv6(Enum):
     """What becomes of IPv6 senders that no table knows."""
 
@@ -49,8 +56,46 @@ def _article_rates() -> Mapping[str, RateSettings]:
 
 
 @dataclass(frozen=True, slots=True)
+class FriendlySettings:
+    """Greylisting in friendly mode: `[gate.friendly]`."""
+
+    pass_time: Seconds = Seconds(60)
+    """How long a sender must wait before its retry is accepted."""
+
+    grey_time: Seconds = Seconds(86_400)
+    """How long a first attempt is remembered."""
+
+    white_time: Seconds = Seconds(36 * 86_400)
+    """How long a good past lasts after the last mail, and an address that our users wrote to is excused."""
+
+    identity_time: Seconds = Seconds(5)
+    """How long SPF may take to say who a sender is; after that it is its network."""
+
+    announced: str = ""
+    """A table of the prefixes that are announced in the Internet, filled by BGP: hosts of one prefix are one
+    sender. Empty: hosts of one /24 or IPv6 /64 are."""
+
+    scale: float = 1.0
+    """Run these times this many times faster: for demonstrations."""
+
+    def __post_init__(self) -> None:
+        if self.grey_time <= self.pass_time:
+            raise ValueError("grey_time must be longer than pass_time, or no retry would ever count")
+        if self.scale <= 0:
+            raise ValueError("scale must be more than 0")
+
+
+@dataclass(frozen=True, slots=True)
 class GateSettings:
-    """Who may speak, and how fast: `[gate]`. The defaults are spamd's, and the article's rules."""
+    """Who may speak, how fast: `[gate]`. The defaults of spamd mode are spamd's, the rules are the article's."""
+
+    mode: Mode = Mode.FRIENDLY
+    """`friendly`: unknown senders speak with the mail server, which puts them off with 451 at RCPT until they come
+    back; who has a good past, or was written to by our users, does not wait. `spamd`: they are held and stuttered
+    at exactly as OpenBSD's spamd does. Senders on a list are tarpitted in both."""
+
+    friendly: FriendlySettings = field(default_factory=FriendlySettings)
+    """Friendly mode's times and identities."""
 
     greylist: bool = True
     """Meet senders that no table knows with the greylist; false lets them through."""
@@ -58,14 +103,15 @@ class GateSettings:
     exempt: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Networks that are never greylisted, limited or banned (PF's `set skip on lo`, and networks of your own)."""
 
-    ipv6: Ipv6 = Ipv6.BYPASS
-    """`bypass`: IPv6 senders go straight to the mail server; `greylist` them by /64, or `block` them."""
+    ipv6: Ipv6 | None = None
+    """`bypass`: IPv6 senders go straight to the mail server; `greylist` them by /64, or `block` them. Not set, it
+    is greylist in friendly mode and bypass in spamd mode."""
 
     pass_time: Seconds = Seconds(25 * 60)
-    """How long a sender must wait before its retry counts (spamd -G, the first number)."""
+    """spamd mode: how long a sender must wait before its retry counts (spamd -G, the first number)."""
 
     grey_time: Seconds = Seconds(4 * 3600)
-    """How long a first attempt is remembered (spamd -G, the second number)."""
+    """spamd mode: how long a first attempt is remembered (spamd -G, the second number)."""
 
     white_time: Seconds = Seconds(36 * 86_400)
     """How long a sender stays white after its last mail (spamd -G, the third number)."""
@@ -133,7 +179,7 @@ class GateSettings:
     """Limits a source by kind of listener."""
 
     scale: float = 1.0
-    """Run all times above this many times faster, but those of `rates`: for demonstrations."""
+    """Run all times above this many times faster, but those of `rates` and `friendly`: for demonstrations."""
 
     def __post_init__(self) -> None:
         if self.refuse_code not in (450, 550):
@@ -154,6 +200,13 @@ class GateSettings:
     def micro(self, length: Seconds) -> int:
         """Return a length of time in microseconds, scaled."""
         return seconds(length / self.scale)
+
+    @property
+    def unlisted_ipv6(self) -> Ipv6:
+        """What becomes of IPv6 senders that no table knows."""
+        if self.ipv6 is not None:
+            return self.ipv6
+        return Ipv6.GREYLIST if self.mode is Mode.FRIENDLY else Ipv6.BYPASS
 
     @property
     def black_places(self) -> int:

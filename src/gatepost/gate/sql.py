@@ -15,6 +15,17 @@ SEEN: Final = Statement(
     " ON CONFLICT (digest) DO UPDATE SET blocked = grey.blocked + 1, passed = :passed, seen = :now,"
     " pass = CASE WHEN grey.first + :pass_time < :now THEN :now ELSE grey.pass END",
 )
+# The same in friendly mode, which does not wait for the scan to forget what has ended.
+_ENDED: Final = "WHEN grey.expire <= :now THEN"
+ATTEMPT: Final = Statement(
+    "gate.attempt",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, :kind, :ip, :net, :now, :expire, :expire, :now, 1, :passed)"
+    f" ON CONFLICT (digest) DO UPDATE SET first = CASE {_ENDED} :now ELSE grey.first END,"
+    f" pass = CASE {_ENDED} :expire WHEN grey.first + :pass_time <= :now THEN :now ELSE grey.pass END,"
+    f" blocked = CASE {_ENDED} 1 ELSE grey.blocked + 1 END,"
+    f" expire = CASE {_ENDED} :expire ELSE grey.expire END, seen = :now",
+)
 # An offer at the least preferred MX: a host whose tuple was never seen before is trapped anew.
 TRAP_NEW: Final = Statement(
     "gate.trap_new",
@@ -38,6 +49,54 @@ WHITEN: Final = Statement(
     " VALUES (:digest, :key, 1, :ip, :net, :now, :now, :expire, :now, 1, :times - 1)"
     " ON CONFLICT (digest) DO UPDATE SET passed = grey.passed + :times, expire = :expire, seen = :now"
     " WHERE grey.passed >= 0",
+)
+# A peer's word (spamd's sync): a white host is white at once, but what is known already is not prolonged, and a
+# trapped one stays trapped; a trapped host is trapped.
+HEARD_WHITE: Final = Statement(
+    "gate.heard_white",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, 1, :ip, :net, :now, 0, :expire, :now, 0, 0)"
+    " ON CONFLICT (digest) DO UPDATE SET passed = grey.passed + 1, seen = :now WHERE grey.passed >= 0",
+)
+HEARD_TRAPPED: Final = Statement(
+    "gate.heard_trapped",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, 1, :ip, :net, :now, :expire, :expire, :now, 1, -1)"
+    " ON CONFLICT (digest) DO UPDATE SET passed = -1, blocked = grey.blocked + 1, seen = :now",
+)
+# A peer's record (our own sync) beside ours of that key, in any order and as often as one likes: what is trapped
+# stays as it is or wins whole; of two that are alike the earlier first and pass, the later end, the higher counts.
+_TRAPPED_HERE: Final = "grey.passed = -1 AND excluded.passed <> -1"
+_TRAPPED_THERE: Final = "excluded.passed = -1 AND grey.passed <> -1"
+
+
+def _merged(column: str, better: str) -> str:
+    return (
+        f"{column} = CASE WHEN {_TRAPPED_HERE} THEN grey.{column} WHEN {_TRAPPED_THERE} THEN excluded.{column}"
+        f" WHEN grey.{column} {better} excluded.{column} THEN grey.{column} ELSE excluded.{column} END"
+    )
+
+
+MERGE: Final = Statement(
+    "gate.merge",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, :kind, :ip, :net, :first, :pass, :expire, :seen, :blocked, :passed)"
+    f" ON CONFLICT (digest) DO UPDATE SET {_merged('first', '<')}, {_merged('pass', '<')},"
+    f" {_merged('expire', '>')}, {_merged('blocked', '>')}, {_merged('passed', '>')},"
+    " seen = CASE WHEN grey.seen > excluded.seen THEN grey.seen ELSE excluded.seen END",
+)
+# Everything that can excuse a first contact, in one look.
+ASK: Final = Statement(
+    "gate.ask",
+    "SELECT digest, kind, first, pass, expire FROM grey"
+    " WHERE digest IN (:attempt, :good, :signed, :wrote, :expected) AND expire > :now",
+)
+# A friendly record that lasts: made, or made to last longer.
+WHITEN_FRIEND: Final = Statement(
+    "gate.whiten_friend",
+    f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
+    " VALUES (:digest, :key, :kind, :ip, :net, :now, :now, :expire, :now, 1, :times - 1)"
+    " ON CONFLICT (digest) DO UPDATE SET passed = grey.passed + :times, expire = :expire, seen = :now",
 )
 PUT: Final = Statement(
     "gate.put",
@@ -66,24 +125,24 @@ DROP_LISTED: Final = Statement(
     "gate.drop_listed", "DELETE FROM grey WHERE ip = :ip AND kind <> 2 AND passed >= 0 AND pass <= :now"
 )
 EXPIRE: Final = Statement(
-    "gate.expire", "DELETE FROM grey WHERE kind IN (0, 1) AND pass <= :now AND expire <= :now"
+    "gate.expire", "DELETE FROM grey WHERE kind IN (0, 1, 3, 4, 5, 6) AND pass <= :now AND expire <= :now"
 )
 COUNT: Final = Statement("gate.count", "SELECT COUNT(*) FROM grey")
 # Tuples that did not pass, the longest unseen first: those that never came back, then (EVICT_ANY) those that came
 # back too early; and one network's beyond those it may keep, in the same order.
 EVICT: Final = Statement(
     "gate.evict",
-    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.kind = 0 AND g.pass = g.expire"
+    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.kind IN (0, 3) AND g.pass = g.expire"
     " AND g.blocked = 1 ORDER BY g.seen LIMIT CAST(:count AS BIGINT))",
 )
 EVICT_ANY: Final = Statement(
     "gate.evict_any",
-    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.kind = 0 AND g.pass = g.expire"
+    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.kind IN (0, 3) AND g.pass = g.expire"
     " ORDER BY g.seen LIMIT CAST(:count AS BIGINT))",
 )
 EVICT_NET: Final = Statement(
     "gate.evict_net",
-    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.net = :net AND g.kind = 0"
+    "DELETE FROM grey WHERE digest IN (SELECT g.digest FROM grey g WHERE g.net = :net AND g.kind IN (0, 3)"
     " AND g.pass = g.expire ORDER BY CASE WHEN g.blocked > 1 THEN 0 ELSE 1 END, g.seen DESC"
     " LIMIT 100000 OFFSET CAST(:keep AS BIGINT))",
 )
@@ -114,11 +173,31 @@ STATES: Final = Statement(
     " GROUP BY 1, 2 ORDER BY 1, 2",
 )
 
+# What feeds give: `place` keeps a list where it is in the order.
+PUT_PART: Final = Statement(
+    "gate.put_part",
+    "INSERT INTO part (tbl, source, count, listed, message, place, since)"
+    " SELECT CAST(:tbl AS TEXT), CAST(:source AS TEXT), CAST(:count AS BIGINT), CAST(:listed AS BIGINT),"
+    " CAST(:message AS TEXT), (SELECT COALESCE(MAX(p.place), 0) + 1 FROM part p), CAST(:since AS BIGINT)"
+    " WHERE 1 = 1 ON CONFLICT (tbl, source) DO UPDATE SET count = excluded.count, listed = excluded.listed,"
+    " message = excluded.message, since = excluded.since",
+)
+DROP_PART: Final = Statement("gate.drop_part", "DELETE FROM part WHERE tbl = :tbl AND source = :source")
+PUT_PIECE: Final = Statement(
+    "gate.put_piece",
+    "INSERT INTO piece (tbl, source, place, octets) VALUES (:tbl, :source, :place, :octets)",
+)
+DROP_PIECES: Final = Statement("gate.drop_pieces", "DELETE FROM piece WHERE tbl = :tbl AND source = :source")
+PARTS: Final = Statement(
+    "gate.parts", "SELECT tbl, source, count, listed, message, since FROM part ORDER BY place, tbl, source"
+)
+PIECES: Final = Statement("gate.pieces", "SELECT source, octets FROM piece WHERE tbl = :tbl ORDER BY source, place")
+
 # A unit's last word: where the entries are too many it undoes the unit, and the tables keep what they had.
 CHECK_LIMIT: Final = Statement(
     "gate.check_limit",
-    "UPDATE entry_limit SET checks = entry_limit.checks + 1"
-    " WHERE id = 1 AND (SELECT COUNT(*) FROM entry) <= :tables_max",
+    "UPDATE entry_limit SET checks = entry_limit.checks + 1 WHERE id = 1 AND (SELECT COUNT(*) FROM entry)"
+    " + (SELECT COALESCE(SUM(p.count), 0) FROM part p) <= :tables_max",
     needs_row=True,
 )
 ADD_ENTRY: Final = Statement(
@@ -169,6 +248,7 @@ STATEMENTS: Final = (
     *(SEEN, TRAP_NEW, SEEN_AGAIN, WHITEN, PUT, PROMOTE, DROP, DROP_GREY, DROP_LISTED, EXPIRE, COUNT, EVICT),
     *(EVICT_ANY, EVICT_NET, PASSED, HOSTS, TRAPS, ROW, ROWS, STATES),
     *(CHECK_LIMIT, ADD_ENTRY, ADD_MANY, DROP_MANY, FLUSH_ENTRIES, ZERO_ENTRIES, COUNT_HITS, ENTRIES, ENTRY_COUNTS),
-    *(MAKE_TABLE, DROP_TABLE, MADE_TABLES),
+    *(MAKE_TABLE, DROP_TABLE, MADE_TABLES, PUT_PART, DROP_PART, PUT_PIECE, DROP_PIECES, PARTS, PIECES),
+    *(ATTEMPT, HEARD_WHITE, HEARD_TRAPPED, MERGE, ASK, WHITEN_FRIEND),
 )
 SCHEMA: Final[Schema] = load_schema("gate", __package__, STATEMENTS)

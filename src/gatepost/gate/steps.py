@@ -7,7 +7,8 @@ from zlib import crc32
 from gatepost.base.clock import Instant, later
 from gatepost.db.unit import Notice, Row, Statement, Step, Value
 from gatepost.gate import sql
-from gatepost.gate.grey import Kind, Record, digest, net
+from gatepost.gate.grey import SPAMD_KINDS, Kind, Record, digest, net
+from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import parse_prefix
 from gatepost.gate.settings import GateSettings
 from gatepost.gate.table import Entry
@@ -16,6 +17,7 @@ TABLE_TOPIC: Final = "table"
 GREY_TOPIC: Final = "grey"
 GREY_NEWS: Final = Notice(GREY_TOPIC)
 PIECES_MAX: Final = 500  # in one step: SQLite walks a text from its begin
+PIECE_OCTETS: Final = 64 * 1024  # of a part's networks, in one row
 
 
 def table_key(name: str) -> int:
@@ -28,20 +30,23 @@ def table_news(name: str) -> Notice:
     return Notice(TABLE_TOPIC, table_key(name))
 
 
-def offer_step(fresh: Record, now: Instant, settings: GateSettings) -> Step:
-    """Return the step that counts an offer; `fresh` is the record that a first one makes."""
+def offer_step(fresh: Record, now: Instant, pass_time: int, network: str, statement: Statement = sql.SEEN) -> Step:
+    """Return the step that counts an offer; `fresh` is the record that a first one makes.
+
+    `pass_time` in microseconds; `network`: the sender's, under whose cap the record counts.
+    """
     params: dict[str, Value] = {
         "digest": digest(fresh.key),
         "key": fresh.key,
         "kind": fresh.kind.value,
         "ip": fresh.ip,
-        "net": net(fresh.ip),
+        "net": network,
         "now": now,
         "expire": fresh.expires,
         "passed": fresh.passed,
-        "pass_time": settings.micro(settings.pass_time),
+        "pass_time": pass_time,
     }
-    return Step(sql.SEEN, params)
+    return Step(statement, params)
 
 
 def low_priority_steps(key: bytes, host: Record, now: Instant, settings: GateSettings) -> tuple[Step, ...]:
@@ -74,6 +79,32 @@ def whiten_step(ip: str, times: int, now: Instant, settings: GateSettings) -> St
     return Step(sql.WHITEN, params)
 
 
+def heard_step(statement: Statement, ip: str, expires: Instant, now: Instant) -> Step:
+    """Return the step of a peer's word about a host (HEARD_WHITE, HEARD_TRAPPED)."""
+    key = ip.encode()
+    params: dict[str, Value] = {
+        "digest": digest(key),
+        "key": key,
+        "ip": ip,
+        "net": net(ip),
+        "now": now,
+        "expire": expires,
+    }
+    return Step(statement, params)
+
+
+def part_steps(
+    table: str, source: str, networks: Networks, packed: bytes, message: str | None, now: Instant
+) -> Iterable[Step]:
+    """Return the steps that give a table's part these networks."""
+    key: dict[str, Value] = {"tbl": table, "source": source}
+    yield Step(sql.DROP_PIECES, key)
+    listed: dict[str, Value] = {"listed": int(message is not None), "message": message or ""}
+    yield Step(sql.PUT_PART, key | {"count": len(networks), "since": now, **listed})
+    for place, at in enumerate(range(0, len(packed), PIECE_OCTETS)):
+        yield Step(sql.PUT_PIECE, key | {"place": place, "octets": packed[at : at + PIECE_OCTETS]})
+
+
 def put_step(record: Record, now: Instant, statement: Statement = sql.PUT) -> Step:
     """Return the step that writes a record, over one of that key (or, with PROMOTE, only where there is none)."""
     params: dict[str, Value] = {
@@ -81,7 +112,7 @@ def put_step(record: Record, now: Instant, statement: Statement = sql.PUT) -> St
         "key": record.key,
         "kind": record.kind.value,
         "ip": record.ip,
-        "net": net(record.ip) if record.ip else "",
+        "net": net(record.ip) if record.ip and record.kind in SPAMD_KINDS else "",
         "first": record.first,
         "pass": record.passes,
         "expire": record.expires,

@@ -6,11 +6,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gatepost.base.address import fold
-from gatepost.base.clock import MICROSECONDS, Instant, seconds
+from gatepost.base.clock import MICROSECONDS, Instant, later, seconds
+from gatepost.base.units import Seconds
 from gatepost.db.unit import Database, Step, Unit, Unmet
 from gatepost.gate import sql
 from gatepost.gate.decide import TABLE_NAMES
-from gatepost.gate.grey import NEVER, SPAMTRAP, Kind, Record, State, digest, trapped_by_hand, white_by_hand
+from gatepost.gate.friendly import expected_step
+from gatepost.gate.grey import (
+    NEVER,
+    SPAMD_KINDS,
+    SPAMTRAP,
+    Kind,
+    Record,
+    State,
+    digest,
+    trapped_by_hand,
+    white_by_hand,
+)
+from gatepost.gate.parts import read_networks, read_parts
 from gatepost.gate.prefix import number_of, parse_prefix, sender_prefix
 from gatepost.gate.settings import GateSettings
 from gatepost.gate.steps import (
@@ -50,19 +63,25 @@ class Done:
 
 
 async def list_tables(database: Database, settings: GateSettings) -> list[tuple[str, int]]:
-    """Return every table with how many entries it has: of its file, and of its own."""
-    sizes = dict.fromkeys((*TABLE_NAMES, *settings.tables, *await _made(database)), 0)
+    """Return every table with how many entries it has: of its file, of feeds, and of its own."""
+    parts = await read_parts(database)
+    sizes = dict.fromkeys((*TABLE_NAMES, *settings.tables, *(part.table for part in parts)), 0)
+    sizes |= dict.fromkeys(await _made(database), 0)
     for name, count in await database.read_long(sql.ENTRY_COUNTS, {}):
         sizes[str(name)] = int(str(count))
+    for part in parts:
+        sizes[part.table] += part.count
     for name in settings.tables:
         sizes[name] = len(await show_table(database, name, settings))
     return sorted(sizes.items())
 
 
 async def show_table(database: Database, name: str, settings: GateSettings | None = None) -> list[Entry]:
-    """Return a table's entries in their order: those of the database, and those of its file in `settings`."""
+    """Return a table's entries in their order: the database's, the feeds', and those of its file in `settings`."""
     file = settings.tables.get(name) if settings is not None else None
     entries = {entry.network: entry for entry in (read_file(Path(file)) if file else ())}
+    for source, networks in (await read_networks(database, name)).items():
+        entries |= {network: Entry(network, note=source) for network in networks}
     entries |= {
         entry.network: entry for entry in map(entry_of, await database.read_long(sql.ENTRIES, {"tbl": name}))
     }
@@ -175,8 +194,8 @@ async def test_entries(database: Database, name: str, texts: Sequence[str], sett
 # --- the greylist (spamdb) ------------------------------------------------------------------------------------
 
 
-async def grey_records(database: Database, keys: Sequence[str] = ()) -> list[Record]:
-    """Return the whole greylist, or the records of these keys, by kind and key."""
+async def grey_records(database: Database, keys: Sequence[str] = (), *, friendly: bool = False) -> list[Record]:
+    """Return spamd's part of the greylist, or the records of these keys, by kind and key."""
     if keys:
         return [record for key in keys if (record := await _record(database, key)) is not None]
     records: list[Record] = []
@@ -185,7 +204,15 @@ async def grey_records(database: Database, keys: Sequence[str] = ()) -> list[Rec
         records += [record_of(row[1:]) for row in rows]
         assert isinstance(rows[-1][0], bytes)
         after = rows[-1][0]
-    return sorted(records, key=lambda record: (-record.kind.value, record.key))
+    found = (record for record in records if (record.kind in SPAMD_KINDS) is not friendly)
+    return sorted(found, key=lambda record: (-record.kind.value, record.key))
+
+
+async def expect(database: Database, account: int, length: Seconds, now: Instant) -> Instant:
+    """Let every sender through to an account for so long: "I'm expecting a code"; return when it ends."""
+    until = later(now, seconds(length))
+    await database.commit(Unit((expected_step(account, until, now),)))
+    return until
 
 
 async def grey_states(database: Database) -> Mapping[State, int]:
@@ -199,6 +226,8 @@ async def grey_states(database: Database) -> Mapping[State, int]:
                 state = State.TRAPPED if trapped else State.WHITE
             case Kind.TRAP:
                 state = State.SPAMTRAP
+            case friendly:
+                state = State(friendly.name)
         counts[state] += int(str(count))
     return counts
 
@@ -256,6 +285,8 @@ def spamdb_octets(record: Record) -> bytes:
             return f"WHITE|{record.ip}|||".encode() + counts
         case State.GREY:
             return b"|".join((b"GREY", *record.key.split(b"\n", 3), counts))
+        case other:
+            raise AssertionError(f"spamd knows no {other.value}")
 
 
 # --- private --------------------------------------------------------------------------------------------------
@@ -268,9 +299,12 @@ async def _made(database: Database) -> list[str]:
 async def _known(database: Database, name: str, *, must_exist: bool = False) -> dict[object, Entry]:
     if not name or len(name) > NAME_MAX:
         raise GateRefusal(f"a table's name has 1 to {NAME_MAX} letters")
-    known: dict[object, Entry] = {entry.network: entry for entry in await show_table(database, name)}
-    if must_exist and not known and name not in TABLE_NAMES and name not in await _made(database):
-        raise NoSuchTable
+    rows = await database.read_long(sql.ENTRIES, {"tbl": name})
+    known: dict[object, Entry] = {entry.network: entry for entry in map(entry_of, rows)}
+    if must_exist and not known and name not in TABLE_NAMES:
+        fed = [part.table for part in await read_parts(database)]
+        if name not in (*await _made(database), *fed):
+            raise NoSuchTable
     return known
 
 

@@ -14,4 +14,5 @@ async def serve(wire: Wire, services: Services, *, listener: str = "mx", tag: st
         bare_lines=settings.bare_lines,
         mechanisms=("PLAIN", "LOGIN") if settings.mx_auth else (),
     )
-    await Session(wire, services, terms, Port(listener, tag, named=True, judged=True, local_only=False)).run()
+    port = Port(listener, tag, named=True, judged=True, local_only=False, gated=True)
+    await Session(wire, services, terms, port).run()

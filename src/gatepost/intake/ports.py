@@ -12,12 +12,12 @@ from gatepost.base.clock import Clock, Instant
 from gatepost.base.envelope import Client, Envelope, Tls
 from gatepost.base.ids import MailId, Minter
 from gatepost.base.ports import Log
-from gatepost.base.reply import Reply
-from gatepost.base.verdict import Verdict
+from gatepost.base.verdict import Finding, Verdict
 from gatepost.blobs.spool import Spool
 from gatepost.codec.mail.header import Buffer, HeaderBlock
 from gatepost.db.unit import Database, Step
 from gatepost.diary.story import Story
+from gatepost.gate.friendly import Standing
 from gatepost.intake.auth import Throttle
 from gatepost.intake.settings import IntakeSettings
 from gatepost.policy.action import Delivery
@@ -66,11 +66,14 @@ class Policy(Protocol):
 
 
 class Gate(Protocol):
-    """What the gate says of one recipient of a stranger's mail: a refusal, or None."""
+    """What the gate says of a stranger's mail at each recipient and after the dot, and what it is told."""
 
-    def refuse_recipient(
-        self, client: Client, sender: ReversePath, recipient: Address, now: Instant
-    ) -> Reply | None: ...
+    async def recipient(
+        self, client: Client, sender: ReversePath, recipient: Address, accounts: Sequence[int], now: Instant
+    ) -> Standing: ...
+    def excused(self, answers: Sequence[Standing], findings: Sequence[Finding], client: Client) -> bool: ...
+    def accepted(self, answers: Sequence[Standing], findings: Sequence[Finding]) -> None: ...
+    def wrote(self, recipients: Sequence[Address]) -> None: ...
 
 
 class Judge(Protocol):
@@ -115,16 +118,6 @@ class Refusals(Protocol):
 
     def count(self, ip: str, reason: str, now: Instant) -> None: ...
     def story(self, ip: str, story: Story, now: Instant) -> bool: ...
-
-
-class OpenGate:
-    """A gate that lets everybody through, for servers without one."""
-
-    def refuse_recipient(
-        self, client: Client, sender: ReversePath, recipient: Address, now: Instant
-    ) -> Reply | None:
-        """Refuse nobody."""
-        return None
 
 
 @dataclass(frozen=True, slots=True)

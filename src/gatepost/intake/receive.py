@@ -21,6 +21,7 @@ from gatepost.codec.mail.header import Buffer, HeaderBlock
 from gatepost.codec.mail.received import received_field
 from gatepost.db.unit import NoRoom, NotCommitted, Notice, Step, Unit, Unmet
 from gatepost.diary.story import Story
+from gatepost.gate.friendly import Say, Standing
 from gatepost.intake import content
 from gatepost.intake.ports import Services
 from gatepost.intake.transaction import Accepted, Transaction
@@ -52,6 +53,8 @@ class Whole:
     accepted: Sequence[Accepted]
     raw: Buffer
     judged: bool
+    answers: Sequence[Standing] = ()
+    """What the gate said of its recipients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ async def receive(services: Services, whole: Whole) -> Reply:
     """Store a mail for all its recipients; return the 250, or raise Refusal or NotCommitted."""
     ready = await _judge(services, whole)
     await _store(services, ready, whole.envelope, whole.accepted)
+    _tell_gate(services, ready)
     return _taken(services, ready, whole.envelope)
 
 
@@ -98,7 +102,8 @@ def reply_for(problem: NotCommitted) -> Reply:
 def whole_of(transaction: Transaction, client: Client, account: AccountId | None, *, judged: bool) -> Whole:
     """Return the mail of a transaction whose body has ended."""
     assert transaction.spool is not None
-    return Whole(client, account, transaction.envelope(), transaction.accepted, transaction.spool.view(), judged)
+    envelope, answers = transaction.envelope(), tuple(transaction.answers)
+    return Whole(client, account, envelope, transaction.accepted, transaction.spool.view(), judged, answers)
 
 
 async def _judge(services: Services, whole: Whole) -> _Ready:
@@ -110,6 +115,9 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
     if whole.judged and not (whole.account is not None and whole.envelope.sender and b"from" not in header):
         content.check_author(header)
     verdict = await _verdict(services, whole, header, now)
+    if not services.gate.excused(whole.answers, verdict.findings, whole.client):
+        answer = next(each for each in whole.answers if each.say is Say.CONTENT)
+        raise Refusal(answer.reply(whole.envelope.id), detail=f"greylist: no signature excuses {answer.identity}")
     trace = verdict.header + received_field(whole.client, services.hostname, whole.envelope, now)
     if whole.account is None:
         taken = content.prepare_received(whole.raw, header, verdict.strip)
@@ -118,6 +126,16 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
     prepared = content.prepare_submitted(whole.raw, header, verdict.strip, origin, now)
     seal = await _sealed(services, prepared, now)
     return _Ready(whole, seal + trace, prepared.content, verdict, now)
+
+
+def _tell_gate(services: Services, ready: _Ready) -> None:
+    """Tell the gate who had a wanted mail accepted, and whom our users wrote to."""
+    whole = ready.whole
+    if whole.answers and ready.verdict.action is Action.ACCEPT:
+        services.gate.accepted(whole.answers, ready.verdict.findings)
+    if whole.account is not None:
+        relays = (each for accepted in whole.accepted for each in accepted.deliveries if isinstance(each, ToRelay))
+        services.gate.wrote([each.recipient for each in relays])
 
 
 async def _check_sender(services: Services, account: AccountId, header: HeaderBlock) -> None:

@@ -29,6 +29,7 @@ from gatepost.codec.smtp.server import (
     TransactionReset,
 )
 from gatepost.db.unit import NotCommitted
+from gatepost.gate.friendly import Say
 from gatepost.intake import content, receive
 from gatepost.intake.auth import delay_after
 from gatepost.intake.naming import confirmed_name
@@ -51,13 +52,17 @@ NOT_LOCAL: Final = Reply(Code.NO_SUCH_MAILBOX, "5.7.1", "Only local recipients h
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """What sets one kind of listener apart. `named` looks up the client's name, `judged` has its mail examined."""
+    """What sets one kind of listener apart.
+
+    `named` looks up the client's name, `judged` has its mail examined, `gated` asks the gate about each recipient.
+    """
 
     name: str
     tag: str
     named: bool
     judged: bool
     local_only: bool
+    gated: bool = False
 
 
 class Session:
@@ -239,15 +244,19 @@ class Session:
         deliveries = await services.policy.route(
             self._client, transaction.sender, rcpt.address, directory=services.directory
         )
-        if self._account is None and not is_role(rcpt.address):
-            refused = services.gate.refuse_recipient(
-                self._client, transaction.sender, rcpt.address, services.clock.now()
-            )
-            if refused is not None:
-                raise Refusal(refused, detail="the gate")
         await self._check_quotas(deliveries, transaction.mail.size)
+        if self._port.gated and self._account is None and not is_role(rcpt.address):
+            await self._ask_gate(transaction, rcpt, deliveries)
         transaction.take(rcpt, deliveries)
         self._dialogue.accept()
+
+    async def _ask_gate(self, transaction: Transaction, rcpt: Rcpt, deliveries: tuple[Delivery, ...]) -> None:
+        accounts = [each.account for each in deliveries if isinstance(each, ToMailbox)]
+        gate, now = self._services.gate, self._services.clock.now()
+        answer = await gate.recipient(self._client, transaction.sender, rcpt.address, accounts, now)
+        if answer.say is Say.DEFER:
+            raise Refusal(answer.reply(transaction.id), detail=f"greylist: {answer.why} {answer.identity}".rstrip())
+        transaction.answers.append(answer)
 
     def _null_sender_limit(self) -> int:
         if self._port.local_only or self._account is not None:

@@ -9,6 +9,7 @@ from gatepost.base.ids import MailId
 from gatepost.base.reply import Refusal
 from gatepost.blobs.spool import Spool
 from gatepost.codec.smtp.grammar import Mail, Rcpt
+from gatepost.gate.friendly import Standing
 from gatepost.policy.action import Delivery
 
 
@@ -33,6 +34,8 @@ class Transaction:
     begun_at: Instant
     mail: Mail
     accepted: list[Accepted] = field(default_factory=list)
+    answers: list[Standing] = field(default_factory=list)
+    """What the gate said of those that were accepted."""
     spool: Spool | None = None
     refusal: Refusal | None = None
 

@@ -171,6 +171,7 @@ servers = ["{HOST}:{self._dns}"]
 postmaster = "{PEOPLE[0]}"
 
 [gate]
+mode = "spamd"
 exempt = {exempt}
 pass_time = "{1500 / SCALE:g}s"
 grey_time = "{14_400 / SCALE:g}s"
