@@ -2,9 +2,10 @@
 
 import pytest
 
-from gatepost.gate.decide import RULES, Verdict, decide, explain
-from gatepost.gate.prefix import parse_prefix
+from gatepost.gate.decide import RULES, TABLE_NAMES, Plan, Verdict, decide, explain
+from gatepost.gate.prefix import number_of, parse_prefix
 from gatepost.gate.settings import GateSettings, Ipv6
+from gatepost.gate.table import Table, Tables, parse_entry
 
 
 class Members:
@@ -20,7 +21,14 @@ class Members:
 
 
 def _verdict(kind: str, *tables: str, ip: str = "192.0.2.1", settings: GateSettings | None = None) -> str:
-    return decide(ip, kind, Members(*tables), settings or GateSettings(), ()).verdict.value
+    """Decide, and have the plan that is made ready for speed decide too."""
+    settings, members = settings or GateSettings(), Members(*tables)
+    decision = decide(ip, kind, members, settings, ())
+    made = Tables(1_000, TABLE_NAMES)
+    for name in tables:
+        made.replace(Table(name, [parse_entry("0.0.0.0/0"), parse_entry("::/0")]))
+    assert Plan(kind, made, members.lists, settings, ()).decide(*number_of(ip)) == decision
+    return decision.verdict.value
 
 
 @pytest.mark.row("PF-02", "PF-08", "PF-11", "PF-12", "PF-13", "PF-14")

@@ -48,6 +48,11 @@ class LineBuffer:
         self._searched = max(at, len(octets) - 1)
         return None
 
+    @property
+    def has_bare_newline(self) -> bool:
+        """Tell whether a line that waits for its CRLF, after `line` gave None or raised, has an LF within `limit`."""
+        return self._octets.find(b"\n", self._at, self._at + self.limit) >= 0
+
     def take(self, count: int | None = None) -> bytes:
         """Return up to `count` octets as they came (None: all there are)."""
         octets, at = self._octets, self._at

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
-from gatepost.gate.prefix import Prefix, number_of
+from gatepost.gate.prefix import WIDTHS, Prefix, number_of
 from gatepost.gate.settings import GateSettings, Ipv6
+from gatepost.gate.table import Tables
 
 BRUTEFORCE: Final = "bruteforce"
 BYPASS: Final = "bgp_spamd_bypass"
@@ -95,14 +96,71 @@ def decide(ip: str, kind: str, tables: Membership, settings: GateSettings, exemp
             continue
         if not rule.tables:
             return _for_anybody(rule, version, settings)
-        names = _tables_of(rule, tables)
-        lists = [name for name in names if tables.holds(name, version, number)]
+        lists = _lists_of(rule, kind, tables, version, number)
         if lists:
-            # On port 25 spamd says the messages of all its lists, those of its traps last.
-            if rule.verdict is Verdict.BLACK and kind == MX and rule.tables != (GREYTRAP,):
-                lists += [name for name in (*tables.lists, GREYTRAP) if tables.holds(name, version, number)]
-            return Decision(rule.verdict, f"{rule.name}: in {', '.join(lists)}", tuple(lists))
+            return _listed(rule, lists)
     raise AssertionError("the last rule is for everybody")
+
+
+class Plan:
+    """The same decision for one kind of listener, made ready: the tables at hand, the answers made before."""
+
+    __slots__ = ("_answers", "_anybody", "_exempt", "_kind", "_rules", "_tables")
+
+    def __init__(
+        self, kind: str, tables: Tables, lists: Sequence[str], settings: GateSettings, exempt: Sequence[Prefix]
+    ) -> None:
+        """Take the tables as they are now; make another plan when their version is another."""
+        here = _Here(tables, lists)
+        last = next(rule for rule in RULES if not rule.tables and (rule.kinds is None or kind in rule.kinds))
+        self._tables = here
+        self._anybody = {version: _for_anybody(last, version, settings) for version in WIDTHS}
+        self._exempt = {
+            version: tuple(
+                (WIDTHS[version] - each.length, each.number >> WIDTHS[version] - each.length)
+                for each in exempt
+                if each.version == version
+            )
+            for version in WIDTHS
+        }
+        self._kind = kind
+        self._rules = tuple(
+            (tables[name].holds, rule)
+            for rule in RULES
+            if rule.tables and (rule.kinds is None or kind in rule.kinds)
+            for name in _tables_of(rule, here)
+            if name in tables and tables[name].filled
+        )
+        self._answers: dict[tuple[str, tuple[str, ...]], Decision] = {}
+
+    def decide(self, version: int, number: int) -> Decision:
+        """Return what becomes of a connection from an address, as `decide` does."""
+        for shift, network in self._exempt[version]:
+            if number >> shift == network:
+                return _EXEMPT
+        for holds, rule in self._rules:
+            if holds(version, number):
+                return self._listed(rule, version, number)
+        return self._anybody[version]
+
+    def _listed(self, rule: Rule, version: int, number: int) -> Decision:
+        lists = _lists_of(rule, self._kind, self._tables, version, number)
+        key = rule.name, lists
+        found = self._answers.get(key)
+        if found is None:
+            found = self._answers[key] = _listed(rule, lists)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """The tables of a plan, as `Membership`."""
+
+    tables: Tables
+    lists: Sequence[str]
+
+    def holds(self, table: str, version: int, number: int) -> bool:
+        return table in self.tables and self.tables[table].holds(version, number)
 
 
 def explain(
@@ -124,6 +182,19 @@ def explain(
         else:
             looks.append(Look(rule.name, False, f"not in {', '.join(_tables_of(rule, tables))}"))
     raise AssertionError("the last rule is for everybody")
+
+
+def _lists_of(rule: Rule, kind: str, tables: Membership, version: int, number: int) -> tuple[str, ...]:
+    """Return the tables by which a rule matches; on port 25 with spamd's own lists, that of its traps last."""
+    names = _tables_of(rule, tables)
+    lists = [name for name in names if tables.holds(name, version, number)]
+    if lists and rule.verdict is Verdict.BLACK and kind == MX and rule.tables != (GREYTRAP,):
+        lists += [name for name in (*tables.lists, GREYTRAP) if tables.holds(name, version, number)]
+    return tuple(lists)
+
+
+def _listed(rule: Rule, lists: tuple[str, ...]) -> Decision:
+    return Decision(rule.verdict, f"{rule.name}: in {', '.join(lists)}", lists)
 
 
 def _tables_of(rule: Rule, tables: Membership) -> Sequence[str]:

@@ -300,9 +300,10 @@ class DnsLists:
         for zone in zones:
             self._judge(zone, answered=zone.name in found)
         hits = tuple(
-            Hit(name, weight, answers, reasons.get(name, ""))
-            for name, answer in found.items()
-            for weight, answers in self._counting(name, answer.records)
+            Hit(zone.name, weight, answers, reasons.get(zone.name, ""))
+            for zone in zones
+            if zone.name in found
+            for weight, answers in self._counting(zone.name, found[zone.name].records)
         )
         silent = tuple(zone.name for zone in zones if zone.name not in found)
         ttl = 0.0 if silent else min(answer.ttl for answer in found.values())
@@ -311,7 +312,7 @@ class DnsLists:
 
     def _counting(self, name: str, records: Iterable[str]) -> list[tuple[int, tuple[str, ...]]]:
         """Return the weight and the answers of each entry of a list that counts."""
-        said = [each for each in records if listed(each)]
+        said = sorted(each for each in records if listed(each))
         matches = [
             (weight, tuple(each for each in said if _counts(each, masks)))
             for zone, weight, masks in self._filters

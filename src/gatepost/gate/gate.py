@@ -32,6 +32,7 @@ from gatepost.gate.decide import (
     WHITE,
     Decision,
     Look,
+    Plan,
     Verdict,
     decide,
     explain,
@@ -145,6 +146,8 @@ class Gate:
         self._files: dict[str, list[Entry] | Networks] = {}
         self._parts: dict[tuple[str, str], tuple[Instant, Networks]] = {}
         self._messages: dict[str, str] = {}
+        self._plans: dict[str, Plan] = {}
+        self._planned = 0
         self._spamtraps: frozenset[str] = frozenset()
         self._limits: dict[str, SourceLimits] = {}
         self._held: dict[str, set[Held]] = {}
@@ -162,6 +165,7 @@ class Gate:
         self._friendly.settings = settings.friendly
         self._exempt = tuple(parse_prefix(each) for each in settings.exempt)
         self._tables.limit = settings.tables_max
+        self._plans.clear()
         old = self._limits
         self._limits = {
             kind: old[kind] if kind in old and old[kind].settings == rate else SourceLimits(rate)
@@ -172,12 +176,22 @@ class Gate:
 
     def decide(self, ip: str, kind: str) -> Decision:
         """Return what becomes of a new connection, and count it; asks memory only."""
-        decision = decide(ip, kind, self, self._settings, self._exempt)
+        version, number = number_of(ip)
+        decision = self._plan(kind).decide(version, number)
         if decision.lists:
-            version, number = number_of(ip)
             for name in decision.lists:
                 self._tables[name].count(version, number, passed=decision.verdict is Verdict.PASS)
         return decision
+
+    def _plan(self, kind: str) -> Plan:
+        """Return what decides for a kind of listener, made anew after a table was replaced."""
+        if self._planned != self._tables.version:
+            self._planned = self._tables.version
+            self._plans.clear()
+        plan = self._plans.get(kind)
+        if plan is None:
+            plan = self._plans[kind] = Plan(kind, self._tables, self.lists, self._settings, self._exempt)
+        return plan
 
     def holds(self, table: str, version: int, number: int) -> bool:
         """Tell whether an address, as a number, is in a table (of `decide`)."""
@@ -342,7 +356,7 @@ class Gate:
         """
         if self._settings.mode is not Mode.FRIENDLY:
             return PASSES
-        decision = decide(client.ip, MX, self, self._settings, self._exempt)
+        decision = self._plan(MX).decide(*number_of(client.ip))
         if decision.verdict is not Verdict.GREY:
             return PASSES
         name = trap_name(str(recipient).encode())
@@ -573,11 +587,10 @@ class Gate:
         if name not in self._tables or sender in self._tables[name]:
             return
         try:
-            self._tables.check_room(1)
+            self._tables.add(name, entry)
         except TableFull as full:
             self._log.error("gate_table_full", table=name, error=str(full))
             return
-        self._tables[name].add(entry)
         self._counts.banned += 1
         self._log.warning("gate_banned", ip=ip, listener=kind, table=name, reason=reason)
         self._backlog.commit(
@@ -626,6 +639,7 @@ class Gate:
         """Return what feeds give a table, read anew where it changed; and learn the lists' order and messages."""
         parts = await read_parts(self._database)
         self._messages = {part.table: part.message for part in parts if part.message is not None}
+        self._plans.clear()
         mine = {part.source: part for part in parts if part.table == name}
         fresh = any(self._parts.get((name, feed), (None,))[0] != part.since for feed, part in mine.items())
         networks = await read_networks(self._database, name) if fresh else {}

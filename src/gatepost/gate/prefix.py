@@ -9,6 +9,8 @@ WIDTHS: Final = {4: 32, 6: 128}
 SENDER_LENGTHS: Final = {4: 32, 6: 64}  # an IPv6 customer has a /64 at least: one sender
 NET_LENGTHS: Final = {4: 24, 6: 48}
 _MAPPED: Final = 0xFFFF << 32
+_FOUR: Final = int(AF_INET)  # these two at hand: each connection is looked up by its number
+_from_bytes: Final = int.from_bytes
 _LENGTH: Final = re.compile(r"[0-9]{1,3}")
 
 
@@ -41,8 +43,8 @@ def number_of(ip: str) -> tuple[int, int]:
     """Return (family, number) of an address; one mapped into IPv6 is IPv4's. ValueError where it is none."""
     try:
         if ":" not in ip:
-            return 4, int.from_bytes(inet_pton(AF_INET, ip))
-        number = int.from_bytes(inet_pton(AF_INET6, ip))
+            return 4, _from_bytes(inet_pton(_FOUR, ip))
+        number = _from_bytes(inet_pton(AF_INET6, ip))
     except (OSError, ValueError) as wrong:
         raise ValueError(f"{ip!r} is no address") from wrong
     return (4, number & 0xFFFFFFFF) if number >> 32 == _MAPPED >> 32 else (6, number)

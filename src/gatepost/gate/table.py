@@ -9,7 +9,7 @@ Benchmark: `benchmarks/gate.py tables`.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,10 @@ class Table:
     `parts` are what feeds own of it, by source.
     """
 
-    __slots__ = ("_counts", "_fed", "_flat", "_four", "_lengths", "_six", "name", "parts")
+    __slots__ = ("_counts", "_fed", "_flat", "_four", "_lengths", "_six", "filled", "holds", "name", "parts")
+
+    holds: Callable[[int, int], bool]
+    """Tell whether an address, given as family and number, is in the table: `_holds`, or that of its only part."""
 
     def __init__(
         self, name: str, entries: Iterable[Entry] = (), parts: Mapping[str, Networks] = MappingProxyType({})
@@ -136,6 +139,7 @@ class Table:
             for version, lengths in ((4, self._four), (6, self._six))
             if len(lengths) >= FLAT_FROM
         }
+        self._choose()
 
     def __len__(self) -> int:
         return sum(len(found) for found in self._lengths.values()) + sum(len(part) for part in self._fed)
@@ -165,6 +169,7 @@ class Table:
         self._flat.pop(entry.network.version, None)
         if len(self._lengths) != lengths:
             self._order()
+            self._choose()
         return new
 
     def delete(self, network: Prefix) -> bool:
@@ -177,6 +182,7 @@ class Table:
         if not found:
             del self._lengths[key]
             self._order()
+            self._choose()
         return True
 
     def match(self, ip: str) -> Entry | None:
@@ -192,8 +198,7 @@ class Table:
                 return Entry(network, note=source)
         return None
 
-    def holds(self, version: int, number: int) -> bool:
-        """Tell whether an address, given as a number, is in the table."""
+    def _holds(self, version: int, number: int) -> bool:
         flat = self._flat.get(version) if self._flat and not self._fed else None
         if flat is not None:
             return flat[1][bisect_right(flat[0], number)] == 1
@@ -229,6 +234,12 @@ class Table:
         found[number] = ~entry.since if entry.negated else entry.since
         return True
 
+    def _choose(self) -> None:
+        """Choose how membership is asked: most tables are empty, or one feed's alone."""
+        alone = not self._lengths and len(self._fed) == 1
+        self.holds = self._fed[0].holds if alone else self._holds
+        self.filled = bool(self._lengths or self._fed)
+
     def _order(self) -> None:
         def longest_first(family: int) -> _Lengths:
             return tuple(
@@ -245,6 +256,8 @@ class Tables:
 
     def __init__(self, limit: int, names: Iterable[str] = ()) -> None:
         self.limit = limit
+        self.version = 0
+        """Grows with each change: who keeps a table knows when to look again."""
         self._tables: dict[str, Table] = {name: Table(name) for name in names}
 
     def __getitem__(self, name: str) -> Table:
@@ -264,6 +277,13 @@ class Tables:
         old = self._tables.get(table.name, ())
         self.check_room(len(table) - len(old))
         self._tables[table.name] = table
+        self.version += 1
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Add one entry to a table; raises TableFull."""
+        self.check_room(1)
+        self._tables[name].add(entry)
+        self.version += 1
 
     def check_room(self, more: int) -> None:
         """Raise TableFull where `more` entries do not fit."""

@@ -1,0 +1,287 @@
+"""What neighbours announced, and the tables that follow from it.
+
+`Routes` is the Adj-RIB-In of one neighbour (RFC 4271 §3.2): every prefix with its path, and what the filter said of
+it when it came. A table holds a prefix as long as *any* neighbour's route puts it there: `members` makes the union, so
+there is nothing to count and nothing to forget when one of two route servers withdraws.
+
+A prefix is one number, `address << 8 | length`; routes are kept in parts, by the first octets of the address. So a
+thread can read them while the loop writes: it copies one small part at a time, and the parts come out in order.
+An IPv4 route costs some 75 octets. Equal paths are one object. Benchmark: `benchmarks/bgp_feed.py`.
+
+After a lost session that asked for graceful restart (RFC 4724) the routes become `stale`: they still count, until
+the neighbour announces them anew, says that it has said all (End-of-RIB), or their time is over.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+from weakref import WeakValueDictionary
+
+from gatepost.feeds.bgp.filter import NeighborFilter, Outcome, Path, by_prefix
+from gatepost.gate.prefix import WIDTHS, Prefix
+
+PATHS_MAX: Final = 65_536  # different paths of one neighbour: each may be as long as its message
+_PART_SHIFT: Final = {4: 32, 6: 120}  # a part: the first 8 bits of an IPv4 address, 16 of an IPv6 one
+_HOST4: Final = Struct(">BI")
+
+
+class Entry:
+    """A path and what became of it, shared by all prefixes that came with it."""
+
+    __slots__ = ("__weakref__", "outcome", "path")
+
+    def __init__(self, path: Path, outcome: Outcome) -> None:
+        self.path = path
+        self.outcome = outcome
+
+
+_Part = dict[int, Entry]
+_Parts = dict[int, _Part]
+
+
+class Overflow(Exception):
+    """A neighbour announced more than it may; the session must end (RFC 4486)."""
+
+
+class Routes:
+    """The routes of one neighbour. `dirty` names the tables that changed since it was emptied."""
+
+    def __init__(self, rules: NeighborFilter, most: int) -> None:
+        self._rules = rules
+        self._most = most
+        self._entries: WeakValueDictionary[tuple[Path, Outcome], Entry] = WeakValueDictionary()
+        self._live: dict[int, _Parts] = {4: {}, 6: {}}
+        self._stale: dict[int, _Parts] = {4: {}, 6: {}}
+        self._buried: list[_Parts] = []
+        self.dirty: set[str] = set()
+
+    def announce(self, version: int, keys: Sequence[bytes], path: Path) -> None:
+        """Take prefixes (RFC 4271 §4.3, masked) with their path in place of what they had; raises Overflow."""
+        rules = self._rules.applying(path)
+        packed = pack_keys(version, keys)
+        if by_prefix(rules):
+            entries: dict[Outcome, Entry] = {}
+            for each in packed:
+                outcome = self._rules.conclude(rules, prefix_of(version, each))
+                if (entry := entries.get(outcome)) is None:
+                    entry = entries[outcome] = self._entry(path, outcome)
+                self._put(version, (each,), entry)
+        else:
+            self._put(version, packed, self._entry(path, self._rules.conclude(rules)))
+        if self.count() > self._most:
+            raise Overflow(f"more than {self._most} prefixes")
+        if len(self._entries) > PATHS_MAX:
+            raise Overflow(f"more than {PATHS_MAX} different paths")
+
+    def withdraw(self, version: int, keys: Sequence[bytes]) -> None:
+        """Forget prefixes."""
+        places = (self._live[version], self._stale[version])
+        shift = _PART_SHIFT[version]
+        for each in pack_keys(version, keys):
+            for parts in places:
+                part = parts.get(each >> shift)
+                if part is not None and (entry := part.pop(each, None)) is not None:
+                    self._touch(entry)
+
+    def lost(self, *, keep: bool) -> None:
+        """Take the end of the session: forget all, or with `keep` count what there is as stale.
+
+        What was stale already is forgotten (RFC 4724 §4.2: "previously marked as stale MUST be deleted").
+        """
+        self.drop_stale()
+        live, self._live = self._live, {4: {}, 6: {}}
+        if keep:
+            self._stale = live
+        else:
+            self._discard(live.values())
+
+    def end_of_rib(self, version: int) -> None:
+        """Take the neighbour's word that it has announced all of a family: what is still stale is gone."""
+        self._drop_stale(version)
+
+    def drop_stale(self) -> None:
+        """Forget what is stale."""
+        for version in (4, 6):
+            self._drop_stale(version)
+
+    def filter_anew(self, rules: NeighborFilter) -> Iterator[None]:
+        """Ask other rules about everything that was announced, one part at a step."""
+        self._rules = rules
+        for places in (self._live, self._stale):
+            for version, parts in tuple(places.items()):
+                for part in tuple(parts.values()):
+                    yield
+                    for each, entry in tuple(part.items()):
+                        fitting = rules.applying(entry.path)
+                        outcome = rules.conclude(fitting, prefix_of(version, each))
+                        if outcome != entry.outcome:
+                            self._touch(entry)
+                            part[each] = renewed = self._entry(entry.path, outcome)
+                            self._touch(renewed)
+
+    def count(self, version: int | None = None) -> int:
+        """Return how many prefixes are announced."""
+        return _count(self._live, version)
+
+    def stale_count(self) -> int:
+        """Return how many are stale."""
+        return _count(self._stale, None)
+
+    def parts(self, version: int) -> set[int]:
+        """Return where routes are; safe in a thread."""
+        return {*tuple(self._live[version]), *tuple(self._stale[version])}
+
+    def bury(self) -> None:
+        """Free what was forgotten: many small steps, to be made in a thread."""
+        while self._buried:
+            parts = self._buried.pop()
+            while parts:
+                parts.popitem()
+
+    def part(self, version: int, at: int) -> list[tuple[int, Entry, bool]]:
+        """Return the routes of one part, and whether each is stale; safe in a thread."""
+        live, stale = self._live[version].get(at, {}), self._stale[version].get(at, {})
+        found = [(each, entry, False) for each, entry in live.copy().items()]
+        return found + [(each, entry, True) for each, entry in stale.copy().items()]
+
+    def in_table(self, version: int, at: int, table: str) -> list[int]:
+        """Return the prefixes of one part that are in a table; safe in a thread."""
+        found: list[int] = []
+        for places in (self._live, self._stale):
+            part = places[version].get(at)
+            if part:
+                found += [each for each, entry in part.copy().items() if entry.outcome.table == table]
+        return found
+
+    def _put(self, version: int, packed: Iterable[int], entry: Entry) -> None:
+        parts, shift, stale = self._live[version], _PART_SHIFT[version], self._stale[version]
+        changed = False
+        for each in packed:
+            at = each >> shift
+            part = parts.get(at)
+            if part is None:
+                part = parts[at] = {}
+            old = part.get(each)
+            if old is entry:
+                continue
+            part[each] = entry
+            if stale and old is None:
+                old = self._out_of_stale(stale, at, each)
+            if old is None or old.outcome.table != entry.outcome.table:
+                changed = True
+                if old is not None:
+                    self._touch(old)
+        if changed:
+            self._touch(entry)
+
+    @staticmethod
+    def _out_of_stale(stale: _Parts, at: int, each: int) -> Entry | None:
+        part = stale.get(at)
+        return None if part is None else part.pop(each, None)
+
+    def _entry(self, path: Path, outcome: Outcome) -> Entry:
+        entry = self._entries.get((path, outcome))
+        if entry is None:
+            entry = self._entries[path, outcome] = Entry(path, outcome)
+        return entry
+
+    def _drop_stale(self, version: int) -> None:
+        parts, self._stale[version] = self._stale[version], {}
+        self._discard((parts,))
+
+    def _touch(self, entry: Entry) -> None:
+        if entry.outcome.table:
+            self.dirty.add(entry.outcome.table)
+
+    def _discard(self, places: Iterable[_Parts]) -> None:
+        """Bury routes that are gone; note all tables that an entry may name, for there may be very many routes."""
+        for parts in places:
+            if any(parts.values()):
+                self.dirty.update(entry.outcome.table for entry in self._entries.values() if entry.outcome.table)
+                self._buried.append(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Addresses that must not be listed."""
+
+    first: int
+    last: int
+    why: str
+
+
+class Admission:
+    """What may go into a table, whatever a filter says: no default route, no bogon, not ourselves."""
+
+    def __init__(self, shortest: dict[int, int], refuse: Iterable[Prefix] = (), own: Iterable[Prefix] = ()) -> None:
+        """`shortest`: the least prefix length of each family; `refuse` and `own`: networks, our addresses."""
+        self._shortest = shortest
+        ranges: dict[int, list[_Range]] = {4: [], 6: []}
+        for why, networks in (("refused", refuse), ("of this machine", own)):
+            for each in networks:
+                last = each.number + (1 << WIDTHS[each.version] - each.length) - 1
+                ranges[each.version].append(_Range(each.number, last, f"{each.text} is {why}"))
+        self._ranges = ranges
+
+    def refusal(self, version: int, packed: int) -> str:
+        """Return why a prefix goes into no table, or nothing."""
+        number, length = packed >> 8, packed & 0xFF
+        if length < self._shortest[version]:
+            return f"shorter than /{self._shortest[version]}"
+        last = number + (1 << WIDTHS[version] - length) - 1
+        for each in self._ranges[version]:
+            if number <= each.last and each.first <= last:
+                return each.why
+        return ""
+
+    def admitted(self, version: int, packed: list[int]) -> list[int]:
+        """Return those of ascending prefixes that may go into a table."""
+        shortest = self._shortest[version]
+        longest_block = 1 << WIDTHS[version] - shortest
+        found = [each for each in packed if each & 0xFF >= shortest]
+        for each in self._ranges[version]:  # only what begins near a range can reach into it
+            low = bisect_left(found, max(0, each.first - longest_block + 1) << 8)
+            high = bisect_left(found, each.last + 1 << 8)
+            if low < high:
+                found[low:high] = [one for one in found[low:high] if not self.refusal(version, one)]
+        return found
+
+
+def members(routes: Sequence[Routes], table: str, admission: Admission) -> tuple[list[int], list[int]]:
+    """Return what a table holds by the routes of all neighbours: IPv4 and IPv6 prefixes, ascending, each once.
+
+    Made to run in a thread while the loop goes on: a change during it is in `dirty` again.
+    """
+    four, six = (admission.admitted(version, _union(routes, version, table)) for version in (4, 6))
+    return four, six
+
+
+def pack_keys(version: int, keys: Sequence[bytes]) -> Iterator[int] | list[int]:
+    """Return prefixes as numbers: `address << 8 | length`."""
+    if version == 4:
+        octets = b"".join(keys)
+        if len(octets) == 5 * len(keys) and all(len(key) == 5 for key in keys):
+            return [number << 8 | length for length, number in _HOST4.iter_unpack(octets)]
+    octets_of = WIDTHS[version] // 8
+    return [int.from_bytes(key[1:].ljust(octets_of, b"\0")) << 8 | key[0] for key in keys]
+
+
+def prefix_of(version: int, packed: int) -> Prefix:
+    """Return a prefix from its number."""
+    return Prefix(version, packed & 0xFF, packed >> 8)
+
+
+def _union(routes: Sequence[Routes], version: int, table: str) -> list[int]:
+    found: list[int] = []
+    for at in sorted({at for each in routes for at in each.parts(version)}):
+        part: list[int] = []
+        for each in routes:
+            part += each.in_table(version, at, table)
+        found += sorted(set(part)) if len(routes) > 1 else sorted(part)
+    return found
+
+
+def _count(places: dict[int, _Parts], version: int | None) -> int:
+    return sum(len(part) for each, parts in places.items() if version in (None, each) for part in parts.values())
