@@ -1,4 +1,4 @@
-"""The gate: tables, first contacts, held connections. `python benchmarks/gate.py [tables|offers|contacts|held]`.
+"""The gate: tables, first contacts, held connections. `benchmarks/gate.py [tables|prefixes|offers|contacts|held]`.
 
 Figures mean something beside each other, in one run. `held` needs 2 x the connections in descriptors.
 """
@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import time
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gatepost.base.units import Seconds
 from gatepost.codec.spamd.dialogue import Offer
 from gatepost.db.sqlite import open_database
 from gatepost.gate.gate import Gate
+from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import Prefix, number_of
 from gatepost.gate.settings import GateSettings, Mode
 from gatepost.gate.sql import COUNT, SCHEMA
@@ -82,6 +84,55 @@ def tables() -> None:
         print(
             f"{title}: {len(table):,} in {filled:.2f} s, {size / len(table):.0f} octets each, {rate:,.0f} lookups/s"
         )
+
+
+async def prefixes(count: int = 1_000_000) -> None:
+    """A million prefixes of a feed: memory, decisions, and what a swap costs while the loop goes on."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = await open_database(Path(folder) / "gate.db", (SCHEMA,), steady=CLOCK.steady, durable=False)
+        gate = make(replace(SETTINGS, tables_max=2 * count), database)
+        await gate.start()
+        before, lags, done = rss(), [0.0], asyncio.Event()
+
+        async def tick() -> None:
+            while not done.is_set():
+                asked = time.perf_counter()
+                await asyncio.sleep(0.001)
+                lags.append(time.perf_counter() - asked - 0.001)
+
+        ticking = asyncio.get_running_loop().create_task(tick())
+        for turn in range(2):
+            lags.clear()
+            began = time.perf_counter()
+            networks = await asyncio.to_thread(_feed, count, turn)
+            built = time.perf_counter() - began
+            await gate.publish("bgp_spamd", "bgp", networks)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            print(
+                f"prefixes: {len(networks):,} built in {built:.2f} s off the loop, published in"
+                f" {time.perf_counter() - began - built:.2f} s, the loop stood still for {max(lags) * 1e3:.1f} ms;"
+                f" {(rss() - before) / 1e6:.0f} MB more, at most {peak / 1e6:.0f} MB in all"
+            )
+            del networks
+        done.set()
+        await ticking
+        dice = random.Random(3)
+        ips = [socket.inet_ntoa(dice.randbytes(4)) for _ in range(300_000)]
+        began, cpu = time.perf_counter(), time.process_time()
+        for ip in ips:
+            gate.decide(ip, "mx")
+        took, spent = time.perf_counter() - began, time.process_time() - cpu
+        print(f"prefixes: {len(ips) / took:,.0f} decisions/s, {len(ips) / spent:,.0f} a second of CPU")
+        await database.close()
+
+
+def _feed(count: int, seed: int) -> Networks:
+    dice = random.Random(seed)
+    four = array("Q")
+    for _ in range(count):
+        length = dice.choice((22, 24, 32, 32, 32))
+        four.append(dice.getrandbits(32) >> 32 - length << 32 - length + 8 | length)
+    return Networks.packed(four, ())
 
 
 async def offers(count: int = 50_000) -> None:
@@ -225,10 +276,12 @@ def _pending(client: socket.socket) -> int:
 
 def main() -> None:
     """Run what is asked for, or all."""
+    sys.setswitchinterval(0.0005)  # as workers have it
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     works = {
         "tables": tables,
+        "prefixes": lambda: uvloop.run(prefixes()),
         "offers": lambda: uvloop.run(offers()),
         "contacts": lambda: uvloop.run(contacts()),
         "held": lambda: held(min(10_000, hard - 100)),

@@ -1,8 +1,15 @@
 """`gatepost import`: configurations of the programs we replace become TOML, with a report of what could not."""
 
-from typing import Final
+import sys
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
+
+from gatepost.cli.common import fail
+from gatepost.feeds.bgp import conf as bgpd_conf
+from gatepost.feeds.bgp import toml as bgp_toml
+from gatepost.feeds.bgp.words import BgpdConfError
 
 imports = typer.Typer(
     name="import",
@@ -12,6 +19,24 @@ imports = typer.Typer(
 REMARK: Final = "# "
 
 
+@imports.callback()
+def _each_program_by_its_file() -> None:
+    """Keep the name of the file a word of the command, also while there is only one."""
+
+
 def remarks(lines: list[str]) -> str:
     """Return a report as TOML comments, so that output can go to a file as it is."""
     return "".join(f"{REMARK}{line}\n" for line in lines)
+
+
+@imports.command("bgpd.conf")
+def import_bgpd(file: Annotated[Path, typer.Argument(help="OpenBGPD's configuration.")]) -> None:
+    """Print a bgpd.conf as TOML for this server; what was left out stands above it as comments.
+
+    This is not needed: `conf = "/etc/bgpd.conf"` in [feeds.bgp] reads the file itself.
+    """
+    try:
+        found = bgpd_conf.read(file)
+    except BgpdConfError as wrong:
+        fail(str(wrong))
+    sys.stdout.write(remarks(bgp_toml.report(found)) + bgp_toml.as_toml(found))

@@ -50,7 +50,7 @@ class LineBuffer:
 
     @property
     def has_bare_newline(self) -> bool:
-        """Tell whether a line that waits for its CRLF, after `line` gave None or raised, has an LF within `limit`."""
+        """Tell whether what waits for its CRLF, after `line` gave None or raised, has an LF within `limit`."""
         return self._octets.find(b"\n", self._at, self._at + self.limit) >= 0
 
     def take(self, count: int | None = None) -> bytes:

@@ -630,6 +630,7 @@ class Gate:
         table, noted = await offload(_table_of, name, self._files.get(name, ()), rows, parts)
         old = self._tables[name] if name in self._tables else Table(name)
         self._tables.replace(table)
+        self._plans.clear()  # they hold the old one
         if self._loaded and name in {rate.overload for rate in self._settings.rates.values()}:
             for sender in noted:
                 if sender not in old:  # another worker's source limits put it there

@@ -15,6 +15,7 @@ from typing import Final
 
 from gatepost.gate.prefix import WIDTHS, Prefix
 
+PART_BITS: Final = 12
 INDEX_FROM: Final = 4096  # borders: fewer are found as fast without the index
 _HEAD: Final = Struct("<4sIIII")  # magic; IPv4 networks and borders, IPv6 networks and borders
 _MAGIC: Final = b"net1"
@@ -54,13 +55,19 @@ class Networks:
     @classmethod
     def packed(cls, four: Iterable[int], six: Iterable[int]) -> "Networks":
         """Make them of numbers, each `number << 8 | length` with no host bits, in any order, once or more often."""
-        sorted4, sorted6 = sorted(set(four)), sorted(set(six))
-        borders4 = _borders(sorted4, WIDTHS[4])
-        if borders4 and borders4[-1] == 1 << WIDTHS[4]:
-            borders4.pop()  # behind the last address there is nobody to ask for
-        numbers = array("I", [each >> 8 for each in sorted4])
-        lengths = bytes(each & 0xFF for each in sorted4)
-        return cls(numbers, lengths, array("I", borders4), sorted6, _borders(sorted6, WIDTHS[6]))
+        numbers, lengths, borders4 = array("I"), bytearray(), array("I")
+
+        def counted() -> Iterator[int]:
+            for each in _in_order(four, WIDTHS[4]):
+                numbers.append(each >> 8)
+                lengths.append(each & 0xFF)
+                yield each
+
+        for border in _borders(counted(), WIDTHS[4]):
+            if border >> WIDTHS[4] == 0:  # behind the last address there is nobody to ask for
+                borders4.append(border)
+        sorted6 = list(_in_order(six, WIDTHS[6]))
+        return cls(numbers, bytes(lengths), borders4, sorted6, list(_borders(sorted6, WIDTHS[6])))
 
     def __len__(self) -> int:
         return len(self._numbers) + len(self._six)
@@ -148,23 +155,34 @@ class Networks:
         return cls(numbers, lengths, borders4, six, _numbers6(view[at:]))
 
 
-def _borders(packed: Sequence[int], width: int) -> list[int]:
+def _in_order(packed: Iterable[int], width: int) -> Iterator[int]:
+    """Return them in order, each once; sorted in parts, so that the interpreter is never held for long."""
+    shift = width - PART_BITS + 8
+    parts: dict[int, list[int] | array[int]] = {}
+    for each in packed:
+        part = parts.get(each >> shift)
+        if part is None:
+            part = parts[each >> shift] = array("Q") if width == WIDTHS[4] else []
+        part.append(each)
+    for name in sorted(parts):
+        yield from sorted(set(parts.pop(name)))
+
+
+def _borders(packed: Iterable[int], width: int) -> Iterator[int]:
     """Return where membership changes, of networks in their order: ones that touch or overlap become one."""
-    borders: list[int] = []
     end = -1  # one behind the last address so far
     for each in packed:
         first = each >> 8
         behind = first + (1 << width - (each & 0xFF))
         if first > end:
             if end >= 0:
-                borders.append(end)
-            borders.append(first)
+                yield end
+            yield first
             end = behind
         elif behind > end:
             end = behind
     if end >= 0:
-        borders.append(end)
-    return borders
+        yield end
 
 
 def _index(borders: Sequence[int]) -> "array[int]":

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gatepost.accounts.model import Account, AccountId
@@ -76,6 +76,12 @@ class Gate(Protocol):
     def wrote(self, recipients: Sequence[Address]) -> None: ...
 
 
+class Watch(Protocol):
+    """Who hears what clients do that no mail server does; `what` is the value of a Misdeed. It may ban."""
+
+    def misbehaved(self, ip: str, what: str, now: Instant) -> None: ...
+
+
 class Judge(Protocol):
     """The opinion on a whole mail."""
 
@@ -120,6 +126,13 @@ class Refusals(Protocol):
     def story(self, ip: str, story: Story, now: Instant) -> bool: ...
 
 
+class Unwatched:
+    """Nobody hears of it."""
+
+    def misbehaved(self, ip: str, what: str, now: Instant) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """All that a session uses. `spool` makes an empty spool; `pause` waits; `crowded` tells of stress."""
@@ -144,3 +157,4 @@ class Services:
     log: Log
     pause: Callable[[float], Awaitable[None]]
     crowded: Callable[[], bool] = lambda: False
+    watch: Watch = field(default_factory=Unwatched)

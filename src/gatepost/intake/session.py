@@ -24,7 +24,9 @@ from gatepost.codec.smtp.server import (
     BodyPart,
     Dialogue,
     Event,
+    Misdeed,
     Phase,
+    Reaction,
     Terms,
     TransactionReset,
 )
@@ -40,6 +42,7 @@ from gatepost.policy.action import Delivery, ToMailbox
 GOODBYE: Final = Reply(Code.SHUTTING_DOWN, "4.3.2", "Service is restarting, try again")
 COURTESY: Final = 5.0  # s in which a client that has delivered nothing yet may begin to while the server drains
 WRITE_TIME: Final = 300.0  # s in which a client must take our answers; RFC 5321 §4.5.3.2.7
+STRESSED_WAIT: Final = 3  # times less before the greeting, as postscreen's 6 s become 2
 EXCESS: Final = 2  # a body this many times above the limit is no mistake: the session ends
 
 AUTH_FAILED: Final = Reply(Code.AUTH_INVALID, "5.7.8", "Authentication failed")
@@ -47,6 +50,7 @@ AUTH_BUSY: Final = Reply(Code.AUTH_TEMPORARY, "4.7.0", "Too many logins at this 
 AUTH_BLOCKED: Final = Reply(Code.SHUTTING_DOWN, "4.7.0", "Too many authentication failures from your network")
 TOO_MANY_MAILS: Final = Reply(Code.MAILBOX_BUSY, "4.7.1", "Too many mails from your address, try again later")
 ONE_BY_ONE: Final = Reply(Code.NO_STORAGE, "4.5.3", "A mail without a sender has one recipient")
+PROTOCOL_ERROR: Final = Reply(Code.NO_SUCH_MAILBOX, "5.5.1", "Protocol error")
 NOT_LOCAL: Final = Reply(Code.NO_SUCH_MAILBOX, "5.7.1", "Only local recipients here")
 
 
@@ -116,18 +120,31 @@ class Session:
     # Octets
 
     async def _greet(self) -> None:
-        wait = self._services.settings.greet_wait
-        if wait and await self._spoke_first(wait):
-            self._dialogue.close(NOT_WAITED, "spoke before the greeting")
+        reaction, dialogue = self._services.settings.pregreet, self._dialogue
+        early = await self._early()
+        if early:
+            dialogue.note(Misdeed.EARLY, reaction)
+        if early and reaction is Reaction.DROP:
+            dialogue.close(NOT_WAITED, "spoke before the greeting")
         else:
-            self._dialogue.greet()
+            dialogue.greet()
         await self._flush()
+        if early and not dialogue.closed:
+            dialogue.receive(early, self._services.clock.steady())
+            await self._answer()
 
-    async def _spoke_first(self, wait: float) -> bool:
+    async def _early(self) -> bytes:
+        """Let a stranger wait for the greeting; return what it says meanwhile."""
+        services, settings = self._services, self._services.settings
+        wait = settings.greet_wait / (STRESSED_WAIT if services.crowded() else 1)
+        if not wait or not self._port.named:
+            return b""
+        if settings.greet_teaser:
+            self._wire.write(f"220-{services.hostname} {settings.greet_teaser}\r\n".encode("ascii", "replace"))
         try:
-            return bool(await self._wire.read(self._services.clock.steady() + wait))
+            return await self._wire.read(services.clock.steady() + wait)
         except TimeoutError:
-            return False
+            return b""
 
     async def _listen(self) -> bool:
         """Read once; tell whether there was something."""
@@ -176,6 +193,16 @@ class Session:
             await self._wire.drain(self._services.clock.steady() + WRITE_TIME)
         if self._dialogue.closed and self._dialogue.close_reason not in ("", "QUIT"):
             self._services.log.info("session_closed", ip=self._client.ip, reason=self._dialogue.close_reason)
+        for misdeed in self._dialogue.take_misdeeds():
+            self._tell_misdeed(misdeed)
+
+    def _tell_misdeed(self, misdeed: Misdeed) -> None:
+        """Tell who watches; users that have logged in are known otherwise."""
+        services, ip, now = self._services, self._client.ip, self._services.clock.now()
+        services.log.info("misbehaved", ip=ip, listener=self._port.name, what=misdeed.value)
+        services.refusals.count(ip, "protocol", now)
+        if self._account is None:
+            services.watch.misbehaved(ip, misdeed.value, now)
 
     async def _start_tls(self) -> None:
         certificates = self._services.certificates
@@ -233,6 +260,8 @@ class Session:
     async def _recipient(self, rcpt: Rcpt) -> None:
         transaction, services = self._transaction, self._services
         assert transaction is not None
+        if self._dialogue.convicted is not None:
+            raise Refusal(PROTOCOL_ERROR, detail=self._dialogue.convicted.value)
         if transaction.sender is None and len(transaction.accepted) >= self._null_sender_limit():
             raise Refusal(ONE_BY_ONE)
         if (

@@ -1,5 +1,6 @@
 """What a listener offers, out of the settings and of how busy we are."""
 
+from functools import lru_cache
 from typing import Final
 
 from gatepost.codec.smtp.data import BareLines
@@ -39,4 +40,13 @@ def terms_of(
         auth_failures=settings.auth_failures,
         command_time=settings.stress_time if crowded else settings.command_time,
         session_time=settings.session_time,
+        forbidden=_words(settings.forbidden_commands),
+        foreign=settings.non_smtp,
+        bare_newline=settings.bare_newline,
+        unannounced=settings.unannounced_pipelining,
     )
+
+
+@lru_cache(maxsize=4)
+def _words(words: tuple[str, ...]) -> frozenset[bytes]:
+    return frozenset(word.upper().encode() for word in words)

@@ -14,11 +14,14 @@
 The dialogue itself answers what needs no decision: order, syntax, NOOP, VRFY ..., and it counts errors: after
 `soft_errors` each answer is late by one more second (`take_delay`), after `hard_errors` it closes. Who sends on
 where the reply must be awaited (RFC 2920 §3.1) is no mail server: 554 and closed (after STARTTLS, an injection).
+What else no mail server does is a `Misdeed`; `Terms` has the Reaction to each, as postscreen has actions. ENFORCE
+lets the client go on, so that the log learns what it wanted; `convicted` tells the driver to refuse recipients.
 
 `deadline` is the steady time by which the peer must have gone on; a driver that sees it pass calls `expire`.
 A whole command has `command_time`, however it trickles in; a body needs `body_rate` after `body_grace`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -44,6 +47,34 @@ from gatepost.codec.smtp.grammar import (
     StartTls,
     parse_command,
 )
+
+# Words of other protocols: a browser or a proxy was made to speak to us (ALPACA; PROXY from whom we did not ask).
+FOREIGN: Final = frozenset(
+    (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH", b"PRI", b"PROXY", b"SSH-2.0")
+)
+
+
+class Reaction(Enum):
+    """What follows a misdeed."""
+
+    IGNORE = "ignore"
+    """It is told and counted; an error stays an error."""
+    ENFORCE = "enforce"
+    """The session goes on, but no recipient is accepted in it."""
+    DROP = "drop"
+    """The session ends."""
+
+
+class Misdeed(Enum):
+    """What no mail server does; the value is its name in logs and counters."""
+
+    EARLY = "pregreet"
+    FOREIGN = "non-smtp"
+    NOT_WAITED = "not-waited"
+    UNANNOUNCED = "pipelining"
+    BARE_NEWLINE = "bare-newline"
+    ERRORS = "errors"
+    JUNK = "junk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +107,13 @@ class Terms:
     body_rate: int = 500
     session_time: float = 1_200.0
     """Life of a session that has not authenticated; a body under way is let finish."""
+    forbidden: frozenset[bytes] = FOREIGN
+    """Words, in capitals, that begin a line of another protocol; a header line of a mail is one too."""
+    foreign: Reaction = Reaction.DROP
+    bare_newline: Reaction = Reaction.IGNORE
+    """A command with an LF that has no CR before it."""
+    unannounced: Reaction = Reaction.IGNORE
+    """Commands sent together by who did not say EHLO, so was not told of PIPELINING (RFC 2920 §3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +181,7 @@ ALLOWED: Final[Mapping[type[Command], frozenset[Phase]]] = {
 }
 _MUST_WAIT: Final = (Hello, Data, Auth, StartTls)  # RFC 2920 §3.1: last in a group
 
-# Words of other protocols: a browser or a proxy was made to speak to us (ALPACA; PROXY from whom we did not ask).
-FOREIGN: Final = frozenset(
-    (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH", b"PRI", b"PROXY", b"SSH-2.0")
-)
+_HEADER_LINE: Final = re.compile(rb"(?!(?:MAIL|RCPT):)[!-9;-~]+[ \t]*:", re.IGNORECASE)  # RFC 5322 §2.2, §4.5
 
 _MAIL_OK: Final = Reply(Code.OK, "2.1.0", "Ok").octets()
 _RCPT_OK: Final = Reply(Code.OK, "2.1.5", "Destination address valid: Recipient ok").octets()
@@ -172,6 +207,7 @@ TOO_MANY_ERRORS: Final = Reply(Code.SHUTTING_DOWN, "4.7.0", "Too many errors")
 TOO_MUCH_JUNK: Final = Reply(Code.SHUTTING_DOWN, "4.7.0", "Too many commands that bring no mail")
 TOO_MANY_LOGINS: Final = Reply(Code.SHUTTING_DOWN, "4.7.0", "Too many authentication failures")
 TOO_SLOW: Final = Reply(Code.SHUTTING_DOWN, "4.4.2", "Timeout")
+BARE_NEWLINE: Final = Reply(Code.FAILED, "5.5.2", "Lines end in CR LF, not in LF alone")
 NOT_SMTP: Final = Reply(Code.SHUTTING_DOWN, "4.7.0", "This is a mail server")
 MALFORMED_RESPONSE: Final = Reply(Code.ARGUMENTS, "5.5.2", "Malformed authentication response")
 AUTH_CANCELLED: Final = Reply(Code.ARGUMENTS, "5.7.0", "Authentication cancelled")
@@ -208,19 +244,23 @@ class Dialogue:
         "_lines",
         "_mails",
         "_mechanism",
+        "_misdeeds",
         "_opened",
         "_out",
         "_over",
         "_pending",
         "_phase",
+        "_pipelining",
         "_recipients",
         "_refused",
         "_resume",
         "_since",
         "_steady",
         "_tls",
+        "_told",
         "_utf8",
         "close_reason",
+        "convicted",
         "terms",
     )
 
@@ -228,6 +268,11 @@ class Dialogue:
         """Begin at `steady`; `tls` for a connection that is encrypted from its first octet."""
         self.terms = terms
         self.close_reason = ""
+        self.convicted: Misdeed | None = None
+        """For what no recipient is to be accepted in this session."""
+        self._misdeeds: list[Misdeed] = []
+        self._told = 0
+        self._pipelining = False
         self._lines = LineBuffer(PARAMETER_LINE_MAX)
         self._out: list[bytes] = []
         self._phase = Phase.CONNECTED
@@ -295,12 +340,19 @@ class Dialogue:
         delay, self._delay = self._delay, 0.0
         return delay
 
+    def take_misdeeds(self) -> Sequence[Misdeed]:
+        """Return the misdeeds that are new, each kind once in a session."""
+        new = self._misdeeds[self._told :]
+        self._told = len(self._misdeeds)
+        return new
+
     # What comes in
 
     def receive(self, octets: bytes, steady: float) -> None:
         """Take what the peer sent."""
         self._steady = steady
         if self._phase is Phase.CONNECTED and not self._lines and octets.startswith(b"\x16\x03"):
+            self.note(Misdeed.FOREIGN)
             self.close(NOT_SMTP, "a TLS handshake on a plain port")
         if self._phase is not Phase.CLOSED:
             self._lines.feed(octets)
@@ -329,6 +381,8 @@ class Dialogue:
                 self._endless_line()
                 return None
             if line is None:
+                if self.terms.bare_newline is Reaction.DROP and self._lines.has_bare_newline:
+                    self._bare_newline()
                 return None
             self._since = self._steady
             found = self._response(line) if self._phase is Phase.AUTH_EXCHANGE else self._command(line)
@@ -337,6 +391,13 @@ class Dialogue:
         return None
 
     # What is answered
+
+    def note(self, misdeed: Misdeed, reaction: Reaction = Reaction.IGNORE) -> None:
+        """Remember a misdeed; closing is the caller's."""
+        if misdeed not in self._misdeeds:
+            self._misdeeds.append(misdeed)
+        if reaction is Reaction.ENFORCE and self.convicted is None:
+            self.convicted = misdeed
 
     def greet(self, text: str = "ESMTP gatepost") -> None:
         """Say the banner."""
@@ -352,6 +413,7 @@ class Dialogue:
         match event:
             case Hello():
                 self._phase = Phase.IDLE
+                self._pipelining = event.verb != "HELO"
                 self._out.append(reply.octets() if reply else self._offer(event))
             case Mail():
                 self._phase = Phase.SENDER
@@ -426,6 +488,7 @@ class Dialogue:
         self._authenticated = False
         self._forget_transaction()
         self._phase = Phase.CONNECTED
+        self._pipelining = False
         self._set_line_limit()
 
     def close(self, reply: Reply | None = None, reason: str = "") -> None:
@@ -442,6 +505,8 @@ class Dialogue:
     # Commands
 
     def _command(self, line: bytes) -> Event | None:
+        if b"\n" in line and self._bare_newline():
+            return None
         try:
             command = parse_command(line, utf8=self._utf8)
         except Refusal as refusal:
@@ -450,12 +515,31 @@ class Dialogue:
         if self._phase not in ALLOWED[type(command)]:
             self._out_of_order(command)
             return None
-        if len(self._lines) and isinstance(command, _MUST_WAIT):
-            self.close(NOT_WAITED, "did not wait for a reply")
+        if len(self._lines) and self._runs_ahead(command):
             return None
         return self._answerable(command)
 
+    def _runs_ahead(self, command: Command) -> bool:
+        """Look at a command with more behind it; tell whether the session is over."""
+        if isinstance(command, _MUST_WAIT):
+            self.note(Misdeed.NOT_WAITED)
+            self.close(NOT_WAITED, "did not wait for a reply")
+        elif not self._pipelining and not isinstance(command, Bdat):
+            self.note(Misdeed.UNANNOUNCED, self.terms.unannounced)
+            if self.terms.unannounced is Reaction.DROP:
+                self.close(NOT_WAITED, "pipelining was not announced")
+        return self.closed
+
+    def _bare_newline(self) -> bool:
+        """Note an LF without CR in a command; tell whether the session is over."""
+        self.note(Misdeed.BARE_NEWLINE, self.terms.bare_newline)
+        if self.terms.bare_newline is Reaction.DROP:
+            self.close(BARE_NEWLINE, "a bare newline")
+        return self.closed
+
     def _endless_line(self) -> None:
+        if self._lines.has_bare_newline and self._bare_newline():
+            return
         begin = self._lines.take(5)
         login = self._phase is Phase.AUTH_EXCHANGE or begin.upper() == b"AUTH "
         self.close(AUTH_LINE_TOO_LONG if login else LINE_TOO_LONG, "line too long")
@@ -485,9 +569,11 @@ class Dialogue:
         return event
 
     def _unreadable(self, line: bytes, refusal: Refusal) -> None:
-        if line.partition(b" ")[0].upper() in FOREIGN:
-            self.close(NOT_SMTP, "another protocol")
-            return
+        if line.partition(b" ")[0].upper() in self.terms.forbidden or _HEADER_LINE.match(line):
+            self.note(Misdeed.FOREIGN, self.terms.foreign)
+            if self.terms.foreign is Reaction.DROP:
+                self.close(NOT_SMTP, "another protocol")
+                return
         self._fail(refusal.reply)
         if refusal.close:
             self.close(None, refusal.reply.text)
@@ -581,7 +667,10 @@ class Dialogue:
         return None
 
     def _response(self, line: bytes) -> Event | None:
+        if b"\n" in line and self._bare_newline():
+            return None
         if len(self._lines):
+            self.note(Misdeed.NOT_WAITED)
             self.close(NOT_WAITED, "did not wait for a reply")
             return None
         self._phase = Phase.IDLE
@@ -721,6 +810,7 @@ class Dialogue:
         self._out.append(reply.octets())
         self._errors += 1
         if self._errors >= self.terms.hard_errors:
+            self.note(Misdeed.ERRORS)
             self.close(TOO_MANY_ERRORS, "too many errors")
         elif self._errors > self.terms.soft_errors:
             self._delay += 1.0
@@ -730,6 +820,7 @@ class Dialogue:
         self._junk += 1
         if self._junk <= self.terms.junk:
             return True
+        self.note(Misdeed.JUNK)
         self.close(TOO_MUCH_JUNK, "too much junk")
         return False
 

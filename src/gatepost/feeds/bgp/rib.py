@@ -1,8 +1,8 @@
 """What neighbours announced, and the tables that follow from it.
 
 `Routes` is the Adj-RIB-In of one neighbour (RFC 4271 §3.2): every prefix with its path, and what the filter said of
-it when it came. A table holds a prefix as long as *any* neighbour's route puts it there: `members` makes the union, so
-there is nothing to count and nothing to forget when one of two route servers withdraws.
+it when it came. A table holds a prefix as long as *any* neighbour's route puts it there: `members` makes the
+union, so there is nothing to count and nothing to forget when one of two route servers withdraws.
 
 A prefix is one number, `address << 8 | length`; routes are kept in parts, by the first octets of the address. So a
 thread can read them while the loop writes: it copies one small part at a time, and the parts come out in order.

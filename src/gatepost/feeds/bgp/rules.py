@@ -163,6 +163,15 @@ def read_large_community(text: str) -> LargeCommunity:
     return LargeCommunity((one, two, three))
 
 
+def community_text(community: Community | LargeCommunity) -> str:
+    """Write a community, ordinary or large."""
+    match community:
+        case Community(high=high, low=low):
+            return f"{_number_text(high)}:{_number_text(low)}"
+        case LargeCommunity(parts=parts):
+            return ":".join(map(_number_text, parts))
+
+
 def rule_text(rule: Rule) -> str:
     """Write a rule as it stands in bgpd.conf; sets are written out."""
     words = [rule.action.value, *(("quick",) if rule.quick else ()), "from"]
@@ -173,8 +182,8 @@ def rule_text(rule: Rule) -> str:
         words.append(_braced([_as_test_text(each) for each in rule.as_tests]))
     if rule.longest is not None:
         words.append(f"max-as-len {rule.longest}")
-    words += [f"community {_number_text(each.high)}:{_number_text(each.low)}" for each in rule.communities]
-    words += ["large-community " + ":".join(map(_number_text, each.parts)) for each in rule.large]
+    words += [f"community {community_text(each)}" for each in rule.communities]
+    words += [f"large-community {community_text(each)}" for each in rule.large]
     words += [f"ext-community {_extended_text(each)}" for each in rule.extended]
     if rule.table:
         words.append(f'set pftable "{rule.table}"')

@@ -10,6 +10,7 @@ from gatepost.base.units import Seconds
 AS_MAX: Final = (1 << 32) - 1
 AS_TRANS: Final = 23_456  # RFC 6793 §9: stands for a four-octet AS, is nobody's own
 PRIVATE_AS: Final = 65_500  # the article's; RFC 6996: 64512-65534
+PREFIXES_MAX: Final = 1_000_000
 BOGONS: Final = (
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -76,8 +77,9 @@ class NeighborSettings:
     holdtime: Seconds | None = None
     """Another hold time for this one."""
 
-    max_prefix: int = 1_000_000
-    """Prefixes it may announce; one more ends the session (RFC 4486). A warning comes at four fifths."""
+    max_prefix: int = 0
+    """Prefixes it may announce; one more ends the session (RFC 4486). A warning comes at four fifths. 0 is a
+    million."""
 
     max_prefix_restart: Seconds = Seconds(0)
     """How long after that the session is tried again; 0: only when an operator says so."""
@@ -103,12 +105,17 @@ class NeighborSettings:
             raise ValueError("port must be between 1 and 65535")
         if not 0 <= self.multihop <= 255:
             raise ValueError("multihop must be between 1 and 255, or 0")
-        if self.max_prefix < 1:
-            raise ValueError("max_prefix must be at least 1")
+        if not 0 <= self.max_prefix <= PREFIXES_MAX * 10:
+            raise ValueError(f"max_prefix must be between 1 and {PREFIXES_MAX * 10}, or 0")
         if len(self.key) > 80:
             raise ValueError("an MD5 key has at most 80 octets")
         if self.holdtime is not None:
             check_holdtime(self.holdtime)
+
+    @property
+    def most(self) -> int:
+        """Return how many prefixes it may announce."""
+        return self.max_prefix or PREFIXES_MAX
 
     @property
     def key(self) -> bytes:
