@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import sys
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -105,16 +105,34 @@ def checklist_page() -> str:
         "# What users can do",
         "",
         _made_by("Each row is one thing that the daisy chain of programs before gatepost could do, or that its"),
-        "readers asked for.",
+        "readers asked for. A row works when a test with its id shows all of it.",
         "",
-        _summary(found, proofs),
+    ]
+    states = Counter(_working(row, facts, proofs) for row, facts in found.items())
+    lines += [
+        f"{len(found)} rows: {states['works']} work, {states['partly']} work partly, {states['no']} do not yet.",
         "",
-        "| row | known there as | the user can | state |",
+        "| row | the user can | state | tests |",
         "| --- | --- | --- | --- |",
     ]
     for row, facts in found.items():
-        lines.append(f"| {row} | {_cell(facts['named'])} | {_cell(facts['able'])} | {_state(row, facts, proofs)} |")
+        able, state = _cell(facts["able"]), _working(row, facts, proofs)
+        notes = [_cell(facts[name]) for name in ("partly", "pending", "different") if name in facts]
+        told = "; ".join(([_links(row, proofs)] if row in proofs else []) + notes)
+        lines.append(f"| {row} | {able} | {state} | {told} |")
     return "\n".join(lines) + "\n"
+
+
+def _working(row: str, facts: Mapping[str, str], proofs: Marks) -> str:
+    if row not in proofs:
+        return "no"
+    return "partly" if "partly" in facts else "works"
+
+
+def _links(row: str, proofs: Marks) -> str:
+    tests = [f"[{_short(each)}](../{each.partition('::')[0]})" for each in proofs[row][:3]]
+    more = f" and {len(proofs[row]) - 3} more" if len(proofs[row]) > 3 else ""
+    return f"{', '.join(tests)}{more}"
 
 
 def _made_by(text: str) -> str:
@@ -130,10 +148,8 @@ def _summary(found: Mapping[str, Mapping[str, str]], proofs: Marks) -> str:
 
 def _state(row: str, facts: Mapping[str, str], proofs: Marks) -> str:
     if row in proofs:
-        tests = [f"[{_short(each)}](../{each.partition('::')[0]})" for each in proofs[row][:3]]
-        more = f" and {len(proofs[row]) - 3} more" if len(proofs[row]) > 3 else ""
         note = f"; {_cell(facts['different'])}" if "different" in facts else ""
-        return f"proven: {', '.join(tests)}{more}{note}"
+        return f"proven: {_links(row, proofs)}{note}"
     if "different" in facts:
         return f"**different**: {_cell(facts['different'])}"
     return f"pending: {_cell(facts.get('pending', ''))}"

@@ -152,6 +152,40 @@ def test_the_hosts_that_spf_names_are_one_sender() -> None:
     run(scene())
 
 
+def test_the_customers_of_a_provider_are_one_sender_as_its_policy_says() -> None:
+    policies = {
+        "provider.example": "v=spf1 include:pool.provider.example -all",
+        "pool.provider.example": "v=spf1 ip4:198.51.100.0/24 -all",
+        "one.example": "v=spf1 mx:mx.one.example include:provider.example ~all",
+        "other.example": "v=spf1 redirect=provider.example",
+        "own.example": "v=spf1 ip4:203.0.113.7 include:provider.example -all",
+    }
+
+    async def scene() -> None:
+        async with door(policies) as at:
+            assert await at.knock(sender=Address("a", "one.example")) == "defer: first attempt"
+            at.here.clock.move(MINUTE)
+            assert await at.knock(sender=Address("a", "one.example")) == "accepted: came back in time"
+            assert await at.knock("198.51.100.99", Address("b", "other.example")) == "accepted: a good past"
+            assert await at.knock("198.51.100.98", Address("c", "own.example")) == "accepted: a good past"
+            assert await at.knock("203.0.113.7", Address("c", "own.example")) == "defer: first attempt"
+
+    run(scene())
+
+
+@pytest.mark.parametrize("words", ["+all", "ip4:0.0.0.0/1 ip4:128.0.0.0/1"])
+def test_a_policy_that_names_everybody_makes_nobody_one_sender(words: str) -> None:
+    policies = {"weak.example": f"v=spf1 {words}", "spam.example": "v=spf1 include:weak.example -all"}
+
+    async def scene() -> None:
+        async with door(policies) as at:
+            assert await at.knock("198.51.100.7", Address("x", "spam.example")) == "defer: first attempt"
+            at.here.clock.move(MINUTE)
+            assert await at.knock("203.0.113.7", Address("x", "spam.example")) == "defer: first attempt"
+
+    run(scene())
+
+
 @pytest.mark.row("SYNC-08")
 @pytest.mark.parametrize(
     ("first", "then", "one"),

@@ -1,6 +1,7 @@
 """Greylisting that people do not hate: who is one sender, who need not wait, and when a retry counts.
 
-    identity of a contact: the MAIL FROM domain where SPF says pass, else the announced prefix, else its /24 or /64
+    identity of a contact: where SPF passes, the domain whose words name the host (that of a provider, where the
+        sender's policy includes one); else the announced prefix; else its /24 or /64
     nothing --first attempt--> ATTEMPT (identity, sender, recipient) --a retry after pass_time--> GOOD (identity)
     ATTEMPT and nothing more until grey_time --> nothing; an early retry never makes it last longer
     GOOD and no mail for white_time --> nothing
@@ -96,7 +97,7 @@ class Friendly:
         self._backlog = backlog
         self._names = names
         self._news = news
-        self._vouched: dict[tuple[str, str], Result] = {}
+        self._vouched: dict[tuple[str, str], spf.Outcome] = {}
         self._lasting: dict[bytes, tuple[Kind, str, int]] = {}
 
     async def ask(
@@ -110,9 +111,10 @@ class Friendly:
     ) -> Standing:
         """Say what becomes of one recipient; raises Unhealthy. Of who passes only `accepted` learns."""
         domain, vouched = await self._vouch(client, sender)
-        identity = f"spf:{domain}" if vouched is Result.PASS else network_of(client.ip, cover)
+        by = fold_domain(vouched.by)
+        identity = f"spf:{by}" if by and vouched.result is Result.PASS else network_of(client.ip, cover)
         attempt = attempt_key(identity, sender, recipient)
-        forged = sender is None or vouched in (Result.FAIL, Result.SOFTFAIL)
+        forged = sender is None or vouched.result in (Result.FAIL, Result.SOFTFAIL)
         found = await self._found(
             attempt=attempt,
             good=_key(Kind.GOOD, identity),
@@ -202,12 +204,12 @@ class Friendly:
         assert isinstance(known, bytes)
         self._news.changed(known)
 
-    async def _vouch(self, client: Client, sender: ReversePath) -> tuple[str, Result]:
+    async def _vouch(self, client: Client, sender: ReversePath) -> tuple[str, spf.Outcome]:
         """Return the sender's domain, and what SPF says of this host's sending for it."""
         helo = fold_domain(client.helo)
         domain = fold_domain(sender.domain) if sender is not None else helo
         if self._names is None or not domain:
-            return domain, Result.NONE
+            return domain, spf.Outcome(Result.NONE)
         key = client.ip, domain
         known = self._vouched.get(key)
         if known is not None:
@@ -217,12 +219,12 @@ class Friendly:
             async with asyncio.timeout(self.settings.identity_time):
                 outcome = await spf.check_host(self._names, parse_ip(client.ip), local, domain, helo)
         except TimeoutError:
-            return domain, Result.TEMPERROR
+            return domain, spf.Outcome(Result.TEMPERROR)
         if outcome.result is not Result.TEMPERROR:
             if len(self._vouched) >= KNOWN_MAX:
                 self._vouched.clear()
-            self._vouched[key] = outcome.result
-        return domain, outcome.result
+            self._vouched[key] = outcome
+        return domain, outcome
 
     def _micro(self, length: Seconds) -> int:
         return int(length * MICROSECONDS / self.settings.scale)

@@ -12,6 +12,7 @@ LOOKUPS_MAX: Final = 10  # §4.6.4: terms that cause a lookup
 VOID_MAX: Final = 2  # §4.6.4: lookups that find nothing
 NAMES_MAX: Final = 10  # §4.6.4: MX hosts, PTR names
 LABELS_MAX: Final = 127
+NAMING_MIN: Final = {4: 8, 6: 24}  # a shorter prefix is as good as `all`
 
 T = TypeVar("T")
 
@@ -31,10 +32,15 @@ class Names(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result and why."""
+    """A result and why; `by` is the domain whose own words named the host, at the end of includes and redirects.
+
+    Who passes by an `include` is a customer of the domain that is included: of that provider's pool. Empty where
+    the words name everybody (`all`, networks larger than NAMING_MIN): they know nothing of the host.
+    """
 
     result: Result
     reason: str = ""
+    by: str = ""
 
 
 class _PermError(Exception):
@@ -50,6 +56,8 @@ class _Check:
     lookups: int = 0
     voids: int = 0
     pointers: list[str] | None = field(default=None)
+    included_by: str = ""
+    """The domain whose words matched in the last include that did."""
 
 
 async def check_host(names: Names, ip: Ip, sender_local: str, sender_domain: str, helo: str) -> Outcome:
@@ -73,7 +81,8 @@ async def _evaluate(check: _Check, domain: str) -> Outcome:
     macros = replace(check.macros, domain=domain)
     for mechanism in record.mechanisms:
         if await _matches(check, mechanism, macros):
-            return Outcome(Result(mechanism.qualifier.value), f"matched {mechanism.name} of {domain}")
+            by = check.included_by if mechanism.name == "include" else domain if _names_somebody(mechanism) else ""
+            return Outcome(Result(mechanism.qualifier.value), f"matched {mechanism.name} of {domain}", by)
     if not record.redirect:
         return Outcome(Result.NEUTRAL, f"nothing of {domain} matched")
     _count_lookup(check)
@@ -124,10 +133,16 @@ async def _matches(check: _Check, mechanism: Mechanism, macros: Macros) -> bool:
             return await _pointed(check, target, macros)
 
 
+def _names_somebody(mechanism: Mechanism) -> bool:
+    network = mechanism.network
+    return mechanism.name != "all" and (network is None or network.prefixlen >= NAMING_MIN[network.version])
+
+
 async def _included(check: _Check, target: str) -> bool:
     outcome = await _evaluate(check, target)
     if outcome.result is Result.NONE:
         raise _PermError(f"include of {target}, which has no record")
+    check.included_by = outcome.by
     return outcome.result is Result.PASS
 
 
