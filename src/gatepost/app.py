@@ -40,7 +40,7 @@ from gatepost.gate.decide import Verdict
 from gatepost.gate.gate import Gate
 from gatepost.gate.grey import source
 from gatepost.gate.networks import Networks
-from gatepost.gate.prefix import number_of, parse_prefix
+from gatepost.gate.prefix import Prefix, number_of, parse_prefix, senders_within
 from gatepost.intake import lmtp, mx, submission
 from gatepost.intake import ports as intake
 from gatepost.intake.auth import Throttle
@@ -359,10 +359,11 @@ class Worker:
             case Kind.POP3 | Kind.POP3S:
                 return pop3.serve(wire, self._view)
 
-    def _cut(self, who: str) -> None:
-        """End every connection of a source."""
-        for wire in tuple(self._live.get(who, ())):
-            wire.abort()
+    def _cut(self, network: Prefix) -> None:
+        """End every connection of a network."""
+        for who in senders_within(network, self._live):
+            for wire in tuple(self._live.get(who, ())):
+                wire.abort()
 
     def _crowded(self) -> bool:
         return sum(listener.open for listener in self._listeners) > CROWDED_SHARE * Limits().total

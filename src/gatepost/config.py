@@ -18,6 +18,7 @@ from gatepost.accounts.settings import AccountSettings
 from gatepost.base.settings import BadSetting, fill
 from gatepost.diary.settings import DiarySettings
 from gatepost.feeds.settings import FeedSettings
+from gatepost.gate.kernel.settings import KernelSettings
 from gatepost.gate.prefix import Prefix, parse_prefix
 from gatepost.gate.settings import GateSettings
 from gatepost.intake.settings import IntakeSettings
@@ -162,6 +163,7 @@ class Config:
     resolver: ResolverSettings = field(default_factory=ResolverSettings)
     accounts: AccountSettings = field(default_factory=AccountSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    kernel: KernelSettings = field(default_factory=KernelSettings)
     intake: IntakeSettings = field(default_factory=IntakeSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)

@@ -14,10 +14,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final
 
+from gatepost.aio.capability import NoNetAdmin, keep_net_admin
 from gatepost.aio.clock import SystemClock
 from gatepost.aio.generation import Program, Ready, Slot, run_generation
+from gatepost.aio.libnftables import Libnftables, NftablesError
+from gatepost.aio.netlink import Netfilter
 from gatepost.aio.plan import Plan, TcpPlan
-from gatepost.aio.process import EventLines
+from gatepost.aio.process import EventLines, die_with_parent, name_process
+from gatepost.aio.supervise import main_argv
 from gatepost.aio.worker import run as run_loop
 from gatepost.app import Sockets, Worker
 from gatepost.base.ports import Log
@@ -32,6 +36,9 @@ from gatepost.db.migrate import by_name
 from gatepost.db.sqlite import SqliteDatabase, open_database
 from gatepost.db.unit import Schema
 from gatepost.db.writer import DatabaseInUse, Writer
+from gatepost.gate.kernel.helper import KernelGate, Policy, watch
+from gatepost.gate.kernel.rules import Ports
+from gatepost.gate.kernel.settings import KernelMode
 from gatepost.gate.table import BadEntry, TableFull
 from gatepost.logs import configure
 from gatepost.queue.verbs import take_over
@@ -58,6 +65,7 @@ def plan(config: Config) -> Plan:
         user=config.server.user,
         listeners=listeners,
         keepers=tuple(KEEPERS),
+        kernel=config.kernel.mode is KernelMode.NFTABLES,
     )
 
 
@@ -108,6 +116,94 @@ def run_keeper(config: Config, name: str, ready: Ready) -> None:
             ready()
 
     keep(lambda: writer, listen_at(socket_path(path)), began)
+
+
+def kernel(file: Path) -> int:
+    """Be the gate in the kernel until SIGTERM; return the exit status.
+
+    The capability that it keeps is over this process and the child that does its work; both are the server's user.
+    """
+    supervisor = os.getppid()
+    config = load(file)
+    try:
+        keep_net_admin(config.server.user)
+        Libnftables()
+    except (NoNetAdmin, NftablesError) as wrong:
+        EventLines().error("kernel_gate_cannot_start", error=str(wrong), text="The workers' gate decides alone.")
+        return 1
+    die_with_parent(supervisor)
+    log = _log(config, "kernel")  # only now: its file is the user's
+    name_process("kernel watch")
+
+    def again() -> None:
+        argv = main_argv("kernel", "-c", str(file))
+        os.execv(argv[0], argv)  # noqa: S606  (our own program)
+
+    return watch(lambda: _KernelProcess(config, file, log).run(), again, log)
+
+
+def kernel_policy(config: Config) -> Policy:
+    """Return what the kernel is told of a configuration."""
+    ports: dict[Kind, list[int]] = {}
+    for name, each in config.listeners.items():
+        for at, address in enumerate(each.address):
+            port = split_address(address, PORTS[each.kind], ("listen", name, "address", at))[1]
+            if port and port != config.kernel.port:
+                ports.setdefault(each.kind, []).append(port)
+    submission = (*ports.get(Kind.SUBMISSION, ()), *ports.get(Kind.SUBMISSIONS, ()))
+    rated = tuple((kind.value, tuple(found)) for kind, found in ports.items() if kind.value in config.gate.rates)
+    everything = tuple(port for found in ports.values() for port in found)
+    return Policy(config.gate, config.kernel, Ports(tuple(ports.get(Kind.MX, ())), submission, rated, everything))
+
+
+class _KernelProcess:
+    """The process that holds CAP_NET_ADMIN: its signals, and its look into gate.db through the keeper."""
+
+    def __init__(self, config: Config, file: Path, log: Log) -> None:
+        self._config = config
+        self._file = file
+        self._log = log
+        self._gate: KernelGate | None = None
+        self._main: asyncio.Task[None] | None = None
+
+    def run(self) -> None:
+        """Keep the kernel's ruleset until SIGTERM."""
+        run_loop(self._serve, on_term=self._leave, on_hup=self._reload, log=self._log)
+
+    async def _serve(self) -> None:
+        path = gate_path(self._config.data_dir)
+        client = KeeperClient(path, socket_path(path))
+        self._main = asyncio.current_task()
+        try:
+            while True:
+                with contextlib.suppress(OSError):  # the keepers start after us
+                    await client.connect()
+                    break
+                await asyncio.sleep(TURN_S)
+            await tables_made(client, GATE_SCHEMAS, lambda: None)
+            with Netfilter() as packets:
+                policy = kernel_policy(self._config)
+                self._gate = KernelGate(policy, client, packets, Libnftables(), SystemClock(), self._log)
+                try:
+                    await self._gate.run()
+                finally:
+                    self._gate.end()
+        except asyncio.CancelledError:
+            self._log.info("stopped", pid=os.getpid())
+        finally:
+            await client.close()
+
+    def _leave(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def _reload(self) -> None:
+        try:
+            config = load(self._file)
+            if self._gate is not None:
+                self._gate.renew(kernel_policy(config))
+        except (ConfigError, BadSetting, ValueError) as wrong:
+            self._log.error("reload_refused", error=str(wrong), text="The old configuration stays in force.")
 
 
 class _Process:

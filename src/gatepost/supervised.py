@@ -12,5 +12,6 @@ def supervise(file: str) -> int:
         plan=main_argv("plan", "-c", file),
         generation=main_argv("generation", "-c", file),
         serve=main_argv("serve", "-c", file),
+        kernel=main_argv("kernel", "-c", file),
     )
     return Supervisor(commands).run()

@@ -430,3 +430,25 @@ def test_running_out_of_descriptors_pauses_accepting_and_nothing_else() -> None:
 
     run(story())
     assert [event for event, _ in journal.events] == ["accept_exhausted"]
+
+
+def test_a_coroutine_may_leave_its_wire_to_a_callback_session() -> None:
+    told: list[str] = []
+
+    async def session(wire: Wire) -> None:
+        await asyncio.sleep(0)  # it had to ask somebody
+        Tarpit(wire, told)
+
+    async def story() -> None:
+        async with listening(session) as (listener, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"a")
+            await reader.readuntil(b"A")
+            await until(lambda: not listener._tasks)
+            writer.write(b"b")
+            await reader.readuntil(b"B")
+            writer.close()
+            await until(lambda: not listener.open)
+            assert "lost" in told
+
+    run(story())

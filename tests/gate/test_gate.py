@@ -9,6 +9,8 @@ import pytest
 from gatepost.base.units import Seconds
 from gatepost.db.unit import Database, Rows, Unhealthy, Unit
 from gatepost.gate import backlog, sql
+from gatepost.gate.bans import Ban
+from gatepost.gate.prefix import Prefix, parse_prefix
 from gatepost.gate.settings import GateSettings, Ipv6, RateSettings
 from gatepost.gate.table import BadEntry, TableFull
 from gatepost.gate.verbs import (
@@ -284,7 +286,7 @@ def test_a_source_with_too_many_connections_is_banned_and_all_it_has_is_cut() ->
             assert [here.gate.opened(SENDER, "imap") for _ in range(50)] == [""] * 50
             assert here.cut == []
             assert here.gate.opened(SENDER, "imap") == "more than 50 connections"
-            assert here.cut == [SENDER]
+            assert here.cut == [parse_prefix(SENDER)]
             assert held.reset
             assert here.verdict(kind="submission") == "block"
             await here.learn()
@@ -306,7 +308,7 @@ def test_exempt_networks_are_not_limited_and_an_ipv6_source_is_banned_by_64() ->
             here.gate.opened("2001:db8::1", "submission")
             assert here.gate.opened("2001:db8::2", "submission")
             assert here.verdict("2001:db8::3", "imap") == "block"
-            assert here.cut == ["2001:db8::/64"]
+            assert here.cut == [parse_prefix("2001:db8::/64")]
             here.gate.closed("2001:db8::1", "submission")
 
     run(scene())
@@ -316,7 +318,7 @@ def test_exempt_networks_are_not_limited_and_an_ipv6_source_is_banned_by_64() ->
 def test_another_worker_hears_of_a_ban_and_cuts_too() -> None:
     async def scene() -> None:
         async with world() as here:
-            cut: list[str] = []
+            cut: list[Prefix] = []
             other = make(QUIET, here.database, here.clock, Journal(), cut.append)
             await other.start()
             for _ in range(51):
@@ -324,14 +326,14 @@ def test_another_worker_hears_of_a_ban_and_cuts_too() -> None:
             await here.gate.flush()
             await other.refresh()
             assert other.decide(SENDER, "imap").verdict.value == "block"
-            assert cut == [SENDER]
+            assert cut == [parse_prefix(SENDER)]
             await add_entries(here.database, "bruteforce", ["192.0.2.1"], here.now)
             await other.refresh()
-            assert cut == [SENDER]  # by hand: pfctl cuts nobody
+            assert cut == [parse_prefix(SENDER)]  # by hand: pfctl cuts nobody
             third = make(QUIET, here.database, here.clock, Journal(), cut.append)
             await third.start()
             assert third.decide(SENDER, "imap").verdict.value == "block"
-            assert cut == [SENDER]
+            assert cut == [parse_prefix(SENDER)]
 
     run(scene())
 
@@ -483,3 +485,23 @@ def test_the_settings_of_the_article() -> None:
     for wrong in ({"refuse_code": 500}, {"stutter": 11}, {"grey_time": 60}, {"scale": 0}, {"grey_stutter": 91}):
         with pytest.raises(ValueError, match=r"must|is 450"):
             GateSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.row("PF-10")
+def test_a_banned_network_is_cut_whole_and_own_networks_never_are() -> None:
+    async def scene() -> None:
+        settings = replace(QUIET, backups=("203.0.113.5",))
+        async with world(settings) as here:
+            await add_entries(here.database, "nospamd", ["192.0.2.9"], here.now)
+            await here.learn()
+            wires = [here.connect(ip) for ip in ("198.51.100.7", "198.51.100.200", "198.51.101.1")]
+            here.gate.ban(Ban(parse_prefix("198.51.100.0/24"), "bruteforce", "200 failures"))
+            assert [wire.reset for wire in wires] == [True, True, False]
+            assert here.verdict("198.51.100.99", kind="imap") == "block"
+            shielded = ("127.0.0.0/8", "192.0.2.9", "192.0.2.0/24", "203.0.113.5", "203.0.0.0/16")
+            assert [here.gate.shields(parse_prefix(each)) for each in (*shielded, "192.0.2.8")] == [True] * 5 + [
+                False
+            ]
+            assert here.verdict("203.0.113.5") == "pass"
+
+    run(scene())

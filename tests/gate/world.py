@@ -9,6 +9,7 @@ from gatepost.base.clock import Instant
 from gatepost.base.ports import News
 from gatepost.db.unit import Database
 from gatepost.gate.gate import Gate
+from gatepost.gate.prefix import Prefix
 from gatepost.gate.settings import GateSettings, Mode
 from gatepost.gate.sql import SCHEMA
 from gatepost.gate.tarpit import Held
@@ -128,7 +129,9 @@ class Play:
 class World:
     """A gate and what is around it."""
 
-    def __init__(self, gate: Gate, database: Database, clock: MovedClock, journal: Journal, cut: list[str]) -> None:
+    def __init__(
+        self, gate: Gate, database: Database, clock: MovedClock, journal: Journal, cut: list[Prefix]
+    ) -> None:
         self.gate = gate
         self.database = database
         self.clock = clock
@@ -187,7 +190,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """A started gate over a fresh database."""
     async with open_db((SCHEMA,)) as database:
-        clock, journal, cut = MovedClock(), Journal(), list[str]()
+        clock, journal, cut = MovedClock(), Journal(), list[Prefix]()
         gate = make(settings, database, clock, journal, cut.append, names=names, news=news)
         if start:
             await gate.start()
@@ -200,7 +203,7 @@ def make(
     database: Database,
     clock: MovedClock,
     journal: Journal,
-    cut: Callable[[str], None],
+    cut: Callable[[Prefix], None],
     *,
     names: spf.Names | None = None,
     news: News | None = None,

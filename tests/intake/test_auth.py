@@ -3,7 +3,8 @@
 import pytest
 
 from gatepost.base.clock import MINUTE, Instant, later, seconds
-from gatepost.intake.auth import KEYS_MAX, Rate, Throttle, delay_after, source_keys
+from gatepost.gate.bans import KEYS_MAX, Rate
+from gatepost.intake.auth import Throttle, delay_after, source_keys
 from gatepost.intake.settings import IntakeSettings
 from tests.support.wire import START
 

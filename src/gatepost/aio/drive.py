@@ -132,6 +132,11 @@ class Wire(asyncio.Protocol):
         return self._closing or self._transport is None
 
     @property
+    def attached(self) -> bool:
+        """Tell whether a callback session has it."""
+        return self._session is not None
+
+    @property
     def waiting(self) -> bool:
         """Tell whether a coroutine waits in `read` with nothing to take."""
         return self._reader is not None and not self._inbox

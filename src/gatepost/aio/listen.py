@@ -35,7 +35,7 @@ _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 
 Accept = Callable[[Wire], Coroutine[object, object, None] | None]
 """Take a wire that can be spoken on. A returned coroutine is run in a task of the listener's, which closes the wire
-at its end; None means that the wire was given a callback session (or closed)."""
+at its end, unless it gave it a callback session; None means that this was done at once (or the wire closed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,14 +304,15 @@ class Listener:
             self._own(session).add_done_callback(partial(self._ended, wire))
 
     def _ended(self, wire: Wire, task: asyncio.Task[object]) -> None:
-        """Close the wire of a session that is over, however it ended."""
+        """Close the wire of a session that is over, however it ended; a callback session goes on with it."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, TimeoutError):
             self._log.info("session_timed_out", listener=self.name, peer=wire.peer_ip)
         elif error is not None and not isinstance(error, ConnectionError):  # that one: nobody left to tell
             self._log.error("session_failed", listener=self.name, peer=wire.peer_ip, exc_info=error)
             wire.abort()
-        wire.close()
+        if not wire.attached:
+            wire.close()
 
     def _own(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
         task = self._loop.create_task(work)

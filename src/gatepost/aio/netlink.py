@@ -7,7 +7,7 @@ serves nobody meanwhile.
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Self
 
 from gatepost.codec import nft
 
@@ -20,7 +20,6 @@ _RECEIVE_OCTETS: Final = 4 << 20
 _SEND_OCTETS: Final = 1 << 20
 _PATIENCE_S: Final = 30  # a commit of 400,000 elements takes one or two
 _ENOENT: Final = 2
-_EINTR: Final = 4  # a dump that others changed meanwhile
 
 
 class NetlinkError(OSError):
@@ -41,7 +40,7 @@ class Netfilter:
         self._force(_SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_OCTETS)
         self._make_room(_SEND_OCTETS)
 
-    def __enter__(self) -> "Netfilter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,12 +67,6 @@ class Netfilter:
                     raise _error(said)
                 if message.sequence == batch.last:
                     return
-
-    def generation(self) -> int:
-        """Return the number of the ruleset's generation; every commit of anybody makes another."""
-        sequence = self._next()
-        self._send(nft.ask_generation(sequence))
-        return nft.generation(self._one(sequence))
 
     def table(self, name: str) -> int | None:
         """Return the handle of an inet table; None where there is none."""
@@ -185,4 +178,6 @@ class Netfilter:
 
 
 def _error(said: nft.Answer) -> NetlinkError:
-    return NetlinkError(said.error, f"netlink: {os.strerror(said.error)}" + (f" ({said.text})" if said.text else ""))
+    return NetlinkError(
+        said.error, f"netlink: {os.strerror(said.error)}" + (f" ({said.text})" if said.text else "")
+    )

@@ -42,6 +42,8 @@ class Plan:
     unix: tuple[UnixPlan, ...] = ()
     keepers: tuple[str, ...] = ()
     """Names of the keeper processes; none are started when `workers` is 1 (they are threads then)."""
+    kernel: bool = False
+    """Start the process that keeps the kernel's ruleset, before privileges are dropped."""
 
     def to_json(self) -> str:
         """Return the one line that a plan child prints."""
@@ -64,6 +66,7 @@ def parse_plan(text: str) -> Plan:
             listeners=tuple(TcpPlan(**each) for each in raw.get("listeners", ())),
             unix=tuple(UnixPlan(**each) for each in raw.get("unix", ())),
             keepers=tuple(str(each) for each in raw.get("keepers", ())),
+            kernel=bool(raw.get("kernel", False)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unplanned(f"the plan is not one: {error}") from error

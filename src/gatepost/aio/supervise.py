@@ -68,6 +68,8 @@ class Commands:
     plan: Sequence[str]
     generation: Sequence[str]
     serve: Sequence[str]
+    kernel: Sequence[str] = ()
+    """The gate in the kernel, where the plan asks for it: it keeps the one capability that all others drop."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ class Supervisor:
     _current: _Run | None = None
     _next: _Run | None = None
     _old: list[_Run] = field(default_factory=list)
+    _kernel: int = 0
+    _kernel_kill_at: float = 0.0
     _number: int = 0
     _pause: float = BACK_OFF_LEAST
     _start_at: float = 0.0
@@ -137,6 +141,8 @@ class Supervisor:
         self._places = bind_plan(plan, (), activated_sockets(os.environ))
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
             os.environ.pop(name, None)
+        if plan.kernel:
+            self._start_kernel()
         drop_privileges(plan.user, plan.group)
         self._plan = plan
         self._start_generation()
@@ -145,6 +151,8 @@ class Supervisor:
         """Go on where the process that this was before `exec` left off."""
         state = _Handed(**handed)  # type: ignore[arg-type]  # written by _become_new, checked there by its type
         self._lock, self._number, self._reloads = state.lock, state.number, state.reloads
+        self._kernel = state.kernel
+        self._tell_kernel(signal.SIGUSR2)
         os.set_inheritable(self._lock, False)
         for name, key, descriptors, lent in state.places:
             sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
@@ -190,6 +198,8 @@ class Supervisor:
         assert old is not None
         if (plan.data_dir, plan.user, plan.group) != (old.data_dir, old.user, old.group):
             raise Unplanned("data_dir, user and group change only at a restart")
+        if plan.kernel and not old.kernel:
+            raise Unplanned("the gate in the kernel begins only at a restart: it needs the rights of the start")
         places = bind_plan(plan, self._places)
         kept = {id(sock) for place in places for sock in place.sockets}
         changed = [(p.name, p.key, len(p.sockets)) for p in places] != [
@@ -277,6 +287,7 @@ class Supervisor:
             self._start_generation()
         elif self._current is not None:
             _kill(self._current.pid, signal.SIGHUP)
+        self._tell_kernel(signal.SIGHUP)
         self._serving()
 
     def _become_new(self) -> None:
@@ -297,6 +308,7 @@ class Supervisor:
             old=[(old.number, old.pid) for old in self._old],
             places=[(p.name, list(p.key), [sock.fileno() for sock in p.sockets], p.lent) for p in self._places],
             plan=self._plan.to_json(),
+            kernel=self._kernel,
         )
         notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
         self.log.info("upgrading")
@@ -330,9 +342,36 @@ class Supervisor:
         for run in self._old:
             if now > run.kill_at:
                 _kill(run.pid, signal.SIGKILL)
-        return bool(self._old)
+        if not self._kernel_kill_at:
+            self._kernel_kill_at = now + STOP_TIME
+            self._tell_kernel(signal.SIGTERM)
+        elif now > self._kernel_kill_at:
+            self._tell_kernel(signal.SIGKILL)
+        return bool(self._old) or bool(self._kernel)
+
+    def _start_kernel(self) -> None:
+        process = subprocess.Popen(list(self.commands.kernel), stdin=subprocess.DEVNULL)  # noqa: S603  (our own)
+        process.returncode = 0  # it is ours to wait for, by pid: Popen must not
+        self._kernel = process.pid
+        self.log.info("kernel_gate_started", child=process.pid)
+
+    def _tell_kernel(self, number: int) -> None:
+        if self._kernel:
+            _kill(self._kernel, number)
+
+    def _reap_kernel(self) -> None:
+        """See whether it ended. It starts itself anew when it fails; who kills it wholly must restart us for it."""
+        try:
+            pid, status = os.waitpid(self._kernel, os.WNOHANG) if self._kernel else (0, 0)
+        except ChildProcessError:
+            pid, status = self._kernel, 0
+        if pid:
+            self._kernel = 0
+            if not self._stopping:
+                self.log.error("kernel_gate_ended", child=pid, status=os.waitstatus_to_exitcode(status))
 
     def _reap(self) -> None:
+        self._reap_kernel()
         for run in [*self._old, *(each for each in (self._current, self._next) if each is not None)]:
             try:
                 pid, status = os.waitpid(run.pid, os.WNOHANG)
@@ -432,6 +471,7 @@ class _Handed:
     old: list[tuple[int, int]]
     places: list[tuple[str, list[str | int], list[int], bool]]
     plan: str
+    kernel: int = 0
 
 
 def _kill(pid: int, number: int) -> None:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from gatepost.cli import care, gate, people, queue, server, story
+from gatepost.cli import bgp, care, gate, kernel, people, queue, server, story
 from gatepost.cli.common import guarded
 from gatepost.cli.imports import imports
 
@@ -22,7 +22,9 @@ app.add_typer(people.dkim, name="dkim")
 app.add_typer(queue.queue, name="queue")
 app.add_typer(gate.tables, name="tables")
 app.add_typer(gate.grey, name="grey")
+gate.gate.add_typer(kernel.kernel, name="kernel")
 app.add_typer(gate.gate, name="gate")
+app.add_typer(bgp.bgp, name="bgp")
 app.add_typer(imports, name="import")
 server.register(app)
 story.register(app)

@@ -17,7 +17,7 @@ from gatepost.base.settings import BadSetting
 from gatepost.cli.common import ConfigOption, JsonOption, config_file, fail, print_json, say
 from gatepost.config import Config, load, located
 from gatepost.policy.rules import load as load_rules
-from gatepost.process import generation, plan
+from gatepost.process import generation, kernel, plan
 from gatepost.supervised import supervise
 
 UPGRADE_S: Final = 130
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command("plan", hidden=True)(plan_)
     app.command("generation", hidden=True)(generation_)
+    app.command("kernel", hidden=True)(kernel_)
     app.command("try")(try_)
 
 
@@ -45,6 +46,11 @@ def plan_(config: ConfigOption = None) -> None:
 def generation_(config: ConfigOption = None) -> None:
     """Be a generation of workers (for the supervisor)."""
     raise typer.Exit(generation(config_file(config)))
+
+
+def kernel_(config: ConfigOption = None) -> None:
+    """Be the gate in the kernel (for the supervisor)."""
+    raise typer.Exit(kernel(config_file(config)))
 
 
 def reload(config: ConfigOption = None) -> None:

@@ -6,16 +6,18 @@ commits whole or not at all:
 
     BATCH_BEGIN | changes, numbered one by one, the last one to be acknowledged | BATCH_END
 
-An address set with `flags interval` keeps two elements a range: its first address, and the one behind its last
-with INTERVAL_END, which is left out where there is none behind.
+A set of hosts has an element each. One with `flags interval` keeps two elements a range: its first address, and the
+one behind its last with INTERVAL_END, which is left out where there is none behind. The kernel copies the whole of
+an interval set at each commit that changes it (measured with Linux 6.18: 1 ms at 30,000 ranges, 60 ms at 400,000),
+while a host costs 30 µs in a set of any size: few addresses side by side are better kept as hosts.
 """
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from struct import Struct
-from struct import error as Short
 from typing import Final, NamedTuple
 
 _HEADER: Final = Struct("=IHHII")  # length, type, flags, sequence, port id
@@ -33,12 +35,11 @@ _TYPE: Final = 0x3FFF  # the flags NESTED and NET_BYTEORDER taken off
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _CONNTRACK, _NFTABLES = 1, 10  # subsystems
 _CT_GET, _CT_DELETE = 1, 2
-_GET_TABLE, _NEW_ELEMENTS, _GET_ELEMENTS, _DELETE_ELEMENTS, _GET_GENERATION = 1, 12, 13, 14, 16
+_GET_TABLE, _NEW_ELEMENTS, _GET_ELEMENTS, _DELETE_ELEMENTS = 1, 12, 13, 14
 _ANY_FAMILY, _INET = 0, 1  # AF_UNSPEC, NFPROTO_INET
 _ADDRESS_FAMILY: Final = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
 _TABLE_NAME, _TABLE_HANDLE = 1, 4
-_GENERATION_ID: Final = 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT, _KEY, _VALUE, _FLAGS, _TIMEOUT, _EXPIRES = 1, 1, 1, 3, 4, 5
 _INTERVAL_END: Final = 1
@@ -106,16 +107,21 @@ class Element(NamedTuple):
 # --- changes of sets ------------------------------------------------------------------------------------------
 
 
-def add(table: str, name: str, version: int, ranges: Iterable[Range]) -> Iterator[Change]:
-    """Return the changes that add ranges to a set of IPv4 or IPv6 addresses; one that is there is no error."""
-    for elements in _lists(version, ranges):
-        yield Change(_NFTABLES << 8 | _NEW_ELEMENTS, _REQUEST | _CREATE, _elements(table, name, elements))
+def add(table: str, name: str, version: int, ranges: Iterable[Range], *, hosts: bool = False) -> Iterator[Change]:
+    """Return the changes that add ranges to a set of IPv4 or IPv6 addresses; one that is there is no error.
+
+    `hosts`: the set has no intervals, and each range is one address.
+    """
+    for packed in _lists(version, ranges, hosts):
+        yield Change(_NFTABLES << 8 | _NEW_ELEMENTS, _REQUEST | _CREATE, _elements(table, name, packed))
 
 
-def delete(table: str, name: str, version: int, ranges: Iterable[Range]) -> Iterator[Change]:
+def delete(
+    table: str, name: str, version: int, ranges: Iterable[Range], *, hosts: bool = False
+) -> Iterator[Change]:
     """Return the changes that delete ranges, exactly those; one that is not there fails the batch with ENOENT."""
-    for elements in _lists(version, (Range(first, last) for first, last, _ in ranges)):
-        yield Change(_NFTABLES << 8 | _DELETE_ELEMENTS, _REQUEST, _elements(table, name, elements))
+    for packed in _lists(version, (Range(first, last) for first, last, _ in ranges), hosts):
+        yield Change(_NFTABLES << 8 | _DELETE_ELEMENTS, _REQUEST, _elements(table, name, packed))
 
 
 def clear(table: str, name: str) -> Change:
@@ -137,11 +143,6 @@ def batch(changes: Sequence[Change], sequence: int) -> Batch:
 
 
 # --- questions ------------------------------------------------------------------------------------------------
-
-
-def ask_generation(sequence: int) -> bytes:
-    """Ask for the number of the ruleset's generation: every commit, by whomever, makes the next one."""
-    return _message(_NFTABLES << 8 | _GET_GENERATION, _REQUEST, sequence, _FAMILY.pack(_ANY_FAMILY, 0, 0))
 
 
 def ask_table(table: str, sequence: int) -> bytes:
@@ -197,15 +198,10 @@ def answer(message: Message) -> Answer:
         if not message.flags & _CAPPED:
             length, *_ = _HEADER.unpack_from(message.body, _NUMBER.size)
             at = _NUMBER.size + length + (-length & 3)
-    except Short as wrong:
+    except struct.error as wrong:
         raise BadMessage("an answer that is cut off") from wrong
     texts = [value for kind, value in _attributes(message.body[at:]) if kind == _ACK_TEXT]
     return Answer(-number, texts[0].rstrip(b"\0").decode("utf-8", "replace") if texts else "")
-
-
-def generation(message: Message) -> int:
-    """Read the answer to `ask_generation`."""
-    return _value(message, _GENERATION_ID)
 
 
 def handle(message: Message) -> int:
@@ -227,10 +223,8 @@ def source(message: Message, version: int) -> int | None:
         if kind == _CT_ORIGINAL:
             for part, addresses in _attributes(original):
                 if part == _CT_TUPLE_IP:
-                    return next(
-                        (int.from_bytes(value) for side, value in _attributes(addresses) if side == _CT_SOURCE[version]),
-                        None,
-                    )
+                    sides = dict(_attributes(addresses))
+                    return int.from_bytes(sides[_CT_SOURCE[version]]) if _CT_SOURCE[version] in sides else None
     return None
 
 
@@ -269,7 +263,7 @@ def _shapes(version: int) -> tuple[Struct, Struct, bytes, bytes, bytes, bytes]:
     return plain, lasting, bare, timed, ends, flags
 
 
-def _lists(version: int, wanted: Iterable[Range]) -> Iterator[bytes]:
+def _lists(version: int, wanted: Iterable[Range], hosts: bool) -> Iterator[bytes]:
     """Return ranges as elements, so many in each piece as one attribute holds."""
     plain, lasting, bare, timed, ends, flags = _shapes(version)
     width, top = WIDTHS[version] // 8, (1 << WIDTHS[version]) - 1
@@ -278,7 +272,7 @@ def _lists(version: int, wanted: Iterable[Range]) -> Iterator[bytes]:
     pieces: list[bytes] = []
     for first, last, timeout in wanted:
         low = first.to_bytes(width)
-        if last == top:
+        if hosts or last == top:
             start = timed + low + timeout_head + timeout.to_bytes(8) if timeout else bare + low
             pieces.append(start)
         elif timeout:
@@ -317,7 +311,9 @@ def _value(message: Message, wanted: int) -> int:
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence & 0xFFFFFFFF, 0) + body + bytes(-len(body) & 3)
+    return (
+        _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence & 0xFFFFFFFF, 0) + body + bytes(-len(body) & 3)
+    )
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

@@ -35,8 +35,7 @@ from gatepost.codec.dnslist import (
     parse_zone,
     query_name,
 )
-from gatepost.gate.grey import source
-from gatepost.gate.prefix import number_of, parse_prefix
+from gatepost.gate.prefix import number_of, parse_prefix, sender_prefix
 
 CACHE_MAX: Final = 10_000  # sources
 KEPT_LEAST: Final = 60.0  # s
@@ -373,6 +372,11 @@ class DnsLists:
                 "dnslist_empty", list=zone.name, text=f"It does not list {LISTED_TEST}: is there still such a list?"
             )
         zone.lists_itself = lists_itself
+
+
+def source(ip: str) -> str:
+    """Return what has one score: an IPv4 address, or the /64 of an IPv6 one."""
+    return sender_prefix(*number_of(ip)).text
 
 
 def listable(ip: str) -> bool:

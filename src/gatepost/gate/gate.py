@@ -24,10 +24,12 @@ from gatepost.codec.spamd.dialogue import Body, Dialogue, Header, Offer
 from gatepost.db.unit import Database, NotCommitted, Rows, Step, Unit, Value
 from gatepost.gate import sql
 from gatepost.gate.backlog import Backlog
+from gatepost.gate.bans import Ban, touches
 from gatepost.gate.decide import (
     BLACK_TABLES,
     GREYTRAP,
     MX,
+    NOSPAMD,
     TABLE_NAMES,
     WHITE,
     Decision,
@@ -52,7 +54,7 @@ from gatepost.gate.grey import (
 from gatepost.gate.limits import SourceLimits
 from gatepost.gate.networks import Networks
 from gatepost.gate.parts import Part, read_networks, read_parts
-from gatepost.gate.prefix import Prefix, address_text, number_of, parse_prefix, sender_prefix
+from gatepost.gate.prefix import Prefix, address_text, number_of, parse_prefix, sender_prefix, senders_within
 from gatepost.gate.scan import read_hosts, scan
 from gatepost.gate.settings import GateSettings, Ipv6, Mode, TooEarlyAction
 from gatepost.gate.steps import (
@@ -126,7 +128,7 @@ class Gate:
         hostname: str,
         clock: Clock,
         log: Log,
-        cut: Callable[[str], None],
+        cut: Callable[[Prefix], None],
         scans: bool,
         names: spf.Names | None = None,
         news: News | None = None,
@@ -226,6 +228,31 @@ class Gate:
         if reason and limits.settings.overload:
             self._ban(ip, kind, limits.settings.overload, reason)
         return reason
+
+    def shields(self, prefix: Prefix) -> bool:
+        """Tell whether a network holds somebody who is never banned: exempt, one of our own, or in nospamd."""
+        if any(touches(prefix, network) for network in self._exempt):
+            return True
+        nospamd = self._tables[NOSPAMD]
+        if prefix.host:
+            return nospamd.holds(prefix.version, prefix.number)
+        return any(touches(prefix, entry.network) for entry in nospamd if not entry.negated)
+
+    def ban(self, ban: Ban) -> None:
+        """Put a network into a table, and end all its connections (PF's `overload <t> flush global`)."""
+        entry = Entry(ban.prefix, since=self._clock.now(), note=ban.reason)
+        if ban.table not in self._tables or ban.prefix in self._tables[ban.table]:
+            return
+        try:
+            self._tables.add(ban.table, entry)
+        except TableFull as full:
+            self._log.error("gate_table_full", table=ban.table, error=str(full))
+            return
+        self._counts.banned += 1
+        self._log.warning("gate_banned", network=ban.prefix.text, table=ban.table, reason=ban.reason)
+        steps = entry_step(ban.table, entry), check_limit_step(self._settings.tables_max)
+        self._backlog.commit(steps, table_news(ban.table))
+        self._flush_global(ban.prefix)
 
     def closed(self, ip: str, kind: str) -> None:
         """Count the end of a connection that `opened` was told of."""
@@ -581,27 +608,14 @@ class Gate:
         return entry.network if entry is not None and entry.network.length >= ANNOUNCED_MIN[version] else None
 
     def _ban(self, ip: str, kind: str, name: str, reason: str) -> None:
-        """Put a source into the overload table, and end all its connections (`overload <t> flush global`)."""
-        sender = sender_prefix(*number_of(ip))
-        entry = Entry(sender, since=self._clock.now(), note=f"{kind}: {reason}")
-        if name not in self._tables or sender in self._tables[name]:
-            return
-        try:
-            self._tables.add(name, entry)
-        except TableFull as full:
-            self._log.error("gate_table_full", table=name, error=str(full))
-            return
-        self._counts.banned += 1
-        self._log.warning("gate_banned", ip=ip, listener=kind, table=name, reason=reason)
-        self._backlog.commit(
-            (entry_step(name, entry), check_limit_step(self._settings.tables_max)), table_news(name)
-        )
-        self._flush_global(sender)
+        self.ban(Ban(sender_prefix(*number_of(ip)), name, f"{kind}: {reason}"))
 
-    def _flush_global(self, sender: Prefix) -> None:
-        for session in tuple(self._held.get(sender.text, ())):
-            session.cut_off()
-        self._cut(sender.text)
+    def _flush_global(self, network: Prefix) -> None:
+        """End every connection of a network, held or served."""
+        for sender in senders_within(network, self._held):
+            for session in tuple(self._held[sender]):
+                session.cut_off()
+        self._cut(network)
 
     def _heard_of_table(self, key: int) -> None:
         self._stale_tables.add(key)
@@ -627,6 +641,8 @@ class Gate:
         """Fill a table anew from its file and the database, off the loop; TableFull keeps the old."""
         rows = await self._database.read_long(sql.ENTRIES, {"tbl": name})
         parts = await self._read_parts(name)
+        if name == NOSPAMD and self._settings.backups:
+            parts = {"backups": Networks.of(map(parse_prefix, self._settings.backups)), **parts}
         table, noted = await offload(_table_of, name, self._files.get(name, ()), rows, parts)
         old = self._tables[name] if name in self._tables else Table(name)
         self._tables.replace(table)

@@ -1,6 +1,7 @@
 """Addresses and networks as numbers: what tables are looked up by, and what counts as one sender."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final
@@ -82,3 +83,10 @@ def parse_prefix(text: str) -> Prefix:
 def sender_prefix(version: int, number: int) -> Prefix:
     """Return what counts as one sender: an IPv4 address, or the /64 of an IPv6 one."""
     return cut(version, number, SENDER_LENGTHS[version])
+
+
+def senders_within(network: Prefix, senders: Collection[str]) -> list[str]:
+    """Return those of some senders (`sender_prefix`, as text) that lie in a network."""
+    if network.length == SENDER_LENGTHS[network.version]:
+        return [network.text] if network.text in senders else []
+    return [each for each in senders if network.holds(*number_of(each.partition("/")[0]))]

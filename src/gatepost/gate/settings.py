@@ -103,6 +103,9 @@ class GateSettings:
     exempt: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Networks that are never greylisted, limited or banned (PF's `set skip on lo`, and networks of your own)."""
 
+    backups: tuple[str, ...] = ()
+    """Our other mail servers, addresses or networks: they are members of nospamd, and never banned."""
+
     ipv6: Ipv6 | None = None
     """`bypass`: IPv6 senders go straight to the mail server; `greylist` them by /64, or `block` them. Not set, it
     is greylist in friendly mode and bypass in spamd mode."""

@@ -1,67 +1,45 @@
 """How many wrong passwords are too many: by address, by net, by account; pure, time is passed in.
 
-A Rate lets `most` happen within `period` microseconds and forgets evenly: the level drains at most/period. When an
-address or a net is full, it is refused before any password is looked at; an account that is full is only slowed
-down, so that nobody can lock another out. Passwords that are looked at together, before the first of them has
-failed, are all counted against their source: it is refused for longer.
+When an address or a net is full, it is refused before any password is looked at; an account that is full is only
+slowed down, so that nobody can lock another out. Passwords that are looked at together, before the first of them
+has failed, are all counted against their source: it is refused for longer. SMTP AUTH, IMAP and POP3 share one
+Throttle a worker. It tells every failure, and who goes on while it is refused, to who may ban (gate.bans).
 """
 
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Protocol
 
 from gatepost.base.address import fold
 from gatepost.base.clock import DAY, HOUR, MINUTE, Instant
+from gatepost.gate.bans import Rate
 from gatepost.intake.settings import IntakeSettings
 
-KEYS_MAX: Final = 100_000
 FIRST_DELAY: Final = 2.0
 DELAY_MAX: Final = 15.0
 
 
-class Rate:
-    """One limit for many keys; what has drained is forgotten, at most KEYS_MAX keys are kept."""
+class Failures(Protocol):
+    """Who hears of failed logins in all protocols, and may ban: gate.bans.Doorkeeper."""
 
-    __slots__ = ("_levels", "_most", "_period")
+    def login_failed(self, ip: str, now: Instant) -> None: ...
+    def login_refused(self, ip: str, now: Instant) -> None: ...
 
-    def __init__(self, most: int, period: int) -> None:
-        """Let `most` happen in `period` microseconds; 0 is no limit."""
-        self._most = most
-        self._period = period
-        self._levels: dict[str, tuple[float, Instant]] = {}
 
-    def full(self, key: str, now: Instant) -> bool:
-        """Tell whether one more would be too many."""
-        return self._most > 0 and self._level(key, now) + 1 > self._most
+class Unheard:
+    """Nobody hears of them."""
 
-    def count(self, key: str, now: Instant, *, owed: bool = False) -> None:
-        """Count one; above the limit it is remembered only when it is `owed`, and then drains like any other."""
-        if not self._most:
-            return
-        level = self._level(key, now) + 1
-        if key not in self._levels and len(self._levels) >= KEYS_MAX:
-            self._sweep(now)
-        self._levels[key] = (level if owed else min(level, float(self._most)), now)
+    def login_failed(self, ip: str, now: Instant) -> None:
+        """Do nothing."""
 
-    def _level(self, key: str, now: Instant) -> float:
-        found = self._levels.get(key)
-        if found is None:
-            return 0.0
-        level, then = found
-        drained = max(0, now - then) * self._most / self._period
-        return max(0.0, level - drained)
-
-    def _sweep(self, now: Instant) -> None:
-        """Forget the drained, and when none are, the older half."""
-        self._levels = {key: kept for key, kept in self._levels.items() if self._level(key, now) > 0}
-        if len(self._levels) >= KEYS_MAX:
-            for key in list(self._levels)[: KEYS_MAX // 2]:
-                del self._levels[key]
+    def login_refused(self, ip: str, now: Instant) -> None:
+        """Do nothing."""
 
 
 class Throttle:
     """All rates of one worker: failed logins, and mails of strangers. Loopback has none."""
 
-    def __init__(self, settings: IntakeSettings) -> None:
+    def __init__(self, settings: IntakeSettings, failures: Failures | None = None) -> None:
+        self._failures = failures or Unheard()
         self._by_address = (
             Rate(settings.auth_failures_per_minute, MINUTE),
             Rate(settings.auth_failures_per_day, DAY),
@@ -75,7 +53,10 @@ class Throttle:
         if exempt(ip):
             return True
         address, net = source_keys(ip)
-        return not (self._by_net.full(net, now) or any(rate.full(address, now) for rate in self._by_address))
+        if any(rate.full(address, now) for rate in self._by_address):
+            self._failures.login_refused(ip, now)
+            return False
+        return not self._by_net.full(net, now)
 
     def login_failed(self, ip: str, user: str, now: Instant) -> None:
         """Count a wrong password."""
@@ -86,6 +67,7 @@ class Throttle:
         self._by_net.count(net, now, owed=True)
         for rate in self._by_address:
             rate.count(address, now, owed=True)
+        self._failures.login_failed(ip, now)
 
     def delay_before(self, user: str, now: Instant) -> float:
         """Return the seconds by which an attempt at this account is slowed down."""

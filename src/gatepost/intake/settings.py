@@ -50,8 +50,8 @@ class IntakeSettings:
     """Offer AUTH on port 25 too (over TLS): only for programs that cannot use 587 or 465."""
 
     greet_wait: Seconds = Seconds(0)
-    """How long strangers wait for the greeting, so that who speaks first shows itself: `6s`. A third of it while more
-    than four fifths of the sessions are taken."""
+    """How long strangers wait for the greeting, so that who speaks first shows itself: `6s`. While more than four
+    fifths of the sessions are taken, a third of it."""
 
     greet_teaser: str = ""
     """What is said at once while they wait, as `220-` before the name: who takes it for the whole greeting speaks

@@ -11,7 +11,6 @@ from gatepost.feeds.bgp.show import (
     Messages,
     NeighborStatus,
     RibRow,
-    addresses,
     neighbor,
     rib_row,
     summary,
@@ -86,10 +85,6 @@ def test_the_articles_sed_makes_addresses_of_it() -> None:
     words = ["sed", "-e", "1,4d", "-e", r"s/\/.*$//", "-e", r"s/[ \*\>]*//"]
     made = subprocess.run(words, input=text, capture_output=True, text=True, check=True)
     assert made.stdout == "192.0.2.77\n192.0.2.77\n"
-
-
-def test_addresses_are_written_once_with_their_length() -> None:
-    assert list(addresses(each.prefix for each in ROWS)) == ["192.0.2.77/32", "2001:db8::/48"]
 
 
 def test_a_neighbor_is_shown_with_its_timers_counters_and_last_error() -> None:

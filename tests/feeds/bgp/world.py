@@ -18,6 +18,14 @@ class Path:
     communities: tuple[int, ...] = ()
     large_communities: tuple[tuple[int, int, int], ...] = ()
     extended_communities: tuple[bytes, ...] = ()
+    origin: int = 0
+    next_hop_text: str = "192.0.2.7"
+    med: int | None = None
+    local_pref: int | None = None
+
+    @property
+    def as_path_text(self) -> str:
+        return " ".join(map(str, self.as_path))
 
 
 def path(*communities: int, as_path: tuple[int, ...] = (65066, 65043)) -> Path:

@@ -13,6 +13,7 @@ the neighbour announces them anew, says that it has said all (End-of-RIB), or th
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
@@ -24,21 +25,23 @@ from gatepost.gate.prefix import WIDTHS, Prefix
 
 PATHS_MAX: Final = 65_536  # different paths of one neighbour: each may be as long as its message
 _PART_SHIFT: Final = {4: 32, 6: 120}  # a part: the first 8 bits of an IPv4 address, 16 of an IPv6 one
+MANY: Final = 64  # prefixes from which on they are put in all together
 _HOST4: Final = Struct(">BI")
 
 
 class Entry:
     """A path and what became of it, shared by all prefixes that came with it."""
 
-    __slots__ = ("__weakref__", "outcome", "path")
+    __slots__ = ("__weakref__", "outcome", "path", "table")
 
     def __init__(self, path: Path, outcome: Outcome) -> None:
         self.path = path
         self.outcome = outcome
+        self.table = outcome.table
 
 
 _Part = dict[int, Entry]
-_Parts = dict[int, _Part]
+_Parts = defaultdict[int, _Part]
 
 
 class Overflow(Exception):
@@ -52,8 +55,9 @@ class Routes:
         self._rules = rules
         self._most = most
         self._entries: WeakValueDictionary[tuple[Path, Outcome], Entry] = WeakValueDictionary()
-        self._live: dict[int, _Parts] = {4: {}, 6: {}}
-        self._stale: dict[int, _Parts] = {4: {}, 6: {}}
+        self._live = _nothing()
+        self._stale = _nothing()
+        self._counts = {4: 0, 6: 0}
         self._buried: list[_Parts] = []
         self.dirty: set[str] = set()
 
@@ -77,13 +81,14 @@ class Routes:
 
     def withdraw(self, version: int, keys: Sequence[bytes]) -> None:
         """Forget prefixes."""
-        places = (self._live[version], self._stale[version])
-        shift = _PART_SHIFT[version]
+        live, stale, shift = self._live[version], self._stale[version], _PART_SHIFT[version]
         for each in pack_keys(version, keys):
-            for parts in places:
-                part = parts.get(each >> shift)
-                if part is not None and (entry := part.pop(each, None)) is not None:
-                    self._touch(entry)
+            at = each >> shift
+            if (entry := live[at].pop(each, None)) is not None:
+                self._counts[version] -= 1
+                self._touch(entry)
+            if stale and (entry := stale[at].pop(each, None)) is not None:
+                self._touch(entry)
 
     def lost(self, *, keep: bool) -> None:
         """Take the end of the session: forget all, or with `keep` count what there is as stale.
@@ -91,7 +96,8 @@ class Routes:
         What was stale already is forgotten (RFC 4724 §4.2: "previously marked as stale MUST be deleted").
         """
         self.drop_stale()
-        live, self._live = self._live, {4: {}, 6: {}}
+        live, self._live = self._live, _nothing()
+        self._counts = {4: 0, 6: 0}
         if keep:
             self._stale = live
         else:
@@ -123,11 +129,11 @@ class Routes:
 
     def count(self, version: int | None = None) -> int:
         """Return how many prefixes are announced."""
-        return _count(self._live, version)
+        return self._counts[version] if version else sum(self._counts.values())
 
     def stale_count(self) -> int:
         """Return how many are stale."""
-        return _count(self._stale, None)
+        return sum(_count(parts) for parts in self._stale.values())
 
     def parts(self, version: int) -> set[int]:
         """Return where routes are; safe in a thread."""
@@ -152,34 +158,45 @@ class Routes:
         for places in (self._live, self._stale):
             part = places[version].get(at)
             if part:
-                found += [each for each, entry in part.copy().items() if entry.outcome.table == table]
+                found += [each for each, entry in part.copy().items() if entry.table == table]
         return found
 
-    def _put(self, version: int, packed: Iterable[int], entry: Entry) -> None:
+    def _put(self, version: int, packed: Sequence[int], entry: Entry) -> None:
         parts, shift, stale = self._live[version], _PART_SHIFT[version], self._stale[version]
-        changed = False
+        if len(packed) >= MANY and not stale:
+            self._put_many(version, packed, entry)
+            return
         for each in packed:
-            at = each >> shift
-            part = parts.get(at)
-            if part is None:
-                part = parts[at] = {}
+            part = parts[each >> shift]
             old = part.get(each)
-            if old is entry:
-                continue
             part[each] = entry
-            if stale and old is None:
-                old = self._out_of_stale(stale, at, each)
-            if old is None or old.outcome.table != entry.outcome.table:
-                changed = True
-                if old is not None:
-                    self._touch(old)
-        if changed:
+            if old is None:
+                self._counts[version] += 1
+                if stale:
+                    old = stale[each >> shift].pop(each, None)
+            self._replace(old, entry)
+
+    def _put_many(self, version: int, packed: Sequence[int], entry: Entry) -> None:
+        """Do the same with less work for each prefix, for most of a large UPDATE are new."""
+        parts, shift = self._live[version], _PART_SHIFT[version]
+        for each in packed:
+            part = parts[each >> shift]
+            old = part.setdefault(each, entry)
+            if old is not entry:
+                part[each] = entry
+                self._replace(old, entry)
+        count = _count(parts)
+        if count != self._counts[version]:
+            self._counts[version] = count
             self._touch(entry)
 
-    @staticmethod
-    def _out_of_stale(stale: _Parts, at: int, each: int) -> Entry | None:
-        part = stale.get(at)
-        return None if part is None else part.pop(each, None)
+    def _replace(self, old: Entry | None, entry: Entry) -> None:
+        """Note the tables that change when one entry takes another's place."""
+        if old is None:
+            self._touch(entry)
+        elif old.table != entry.table:
+            self._touch(old)
+            self._touch(entry)
 
     def _entry(self, path: Path, outcome: Outcome) -> Entry:
         entry = self._entries.get((path, outcome))
@@ -188,18 +205,18 @@ class Routes:
         return entry
 
     def _drop_stale(self, version: int) -> None:
-        parts, self._stale[version] = self._stale[version], {}
+        parts, self._stale[version] = self._stale[version], defaultdict(dict)
         self._discard((parts,))
 
     def _touch(self, entry: Entry) -> None:
-        if entry.outcome.table:
-            self.dirty.add(entry.outcome.table)
+        if entry.table:
+            self.dirty.add(entry.table)
 
     def _discard(self, places: Iterable[_Parts]) -> None:
         """Bury routes that are gone; note all tables that an entry may name, for there may be very many routes."""
         for parts in places:
             if any(parts.values()):
-                self.dirty.update(entry.outcome.table for entry in self._entries.values() if entry.outcome.table)
+                self.dirty.update(entry.table for entry in self._entries.values() if entry.table)
                 self._buried.append(parts)
 
 
@@ -258,12 +275,10 @@ def members(routes: Sequence[Routes], table: str, admission: Admission) -> tuple
     return four, six
 
 
-def pack_keys(version: int, keys: Sequence[bytes]) -> Iterator[int] | list[int]:
+def pack_keys(version: int, keys: Sequence[bytes]) -> list[int]:
     """Return prefixes as numbers: `address << 8 | length`."""
-    if version == 4:
-        octets = b"".join(keys)
-        if len(octets) == 5 * len(keys) and all(len(key) == 5 for key in keys):
-            return [number << 8 | length for length, number in _HOST4.iter_unpack(octets)]
+    if version == 4 and set(map(len, keys)) == {5}:
+        return [number << 8 | length for length, number in _HOST4.iter_unpack(b"".join(keys))]
     octets_of = WIDTHS[version] // 8
     return [int.from_bytes(key[1:].ljust(octets_of, b"\0")) << 8 | key[0] for key in keys]
 
@@ -283,5 +298,9 @@ def _union(routes: Sequence[Routes], version: int, table: str) -> list[int]:
     return found
 
 
-def _count(places: dict[int, _Parts], version: int | None) -> int:
-    return sum(len(part) for each, parts in places.items() if version in (None, each) for part in parts.values())
+def _nothing() -> dict[int, _Parts]:
+    return {4: defaultdict(dict), 6: defaultdict(dict)}
+
+
+def _count(parts: _Parts) -> int:
+    return sum(map(len, parts.values()))

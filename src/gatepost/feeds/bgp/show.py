@@ -140,15 +140,6 @@ def rib_row(row: RibRow) -> str:
     )
 
 
-def addresses(prefixes: Iterable[str]) -> Iterator[str]:
-    """Write prefixes once each, in their order; two neighbours may have the same."""
-    last = ""
-    for each in prefixes:
-        if each != last:
-            yield each
-        last = each
-
-
 def neighbor(each: NeighborStatus) -> Iterator[str]:
     """Write `show neighbor`."""
     passive = ", Passive" if each.passive else ""

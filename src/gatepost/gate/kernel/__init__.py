@@ -1,0 +1,1 @@
+"""The gate in the kernel: a ruleset and sets of nftables beside the gate in the workers."""
