@@ -82,6 +82,8 @@ class Sender:
     """The domain in MAIL FROM, where it is the provider's and not the customer's."""
     spf: bool = True
     verp: bool = False
+    hosts: int = 300
+    """How many addresses of the pool send, each mail and each retry from any of them."""
 
 
 # Pools are of the sizes that providers publish in SPF; schedules are the programs' defaults.
@@ -109,6 +111,7 @@ SENDERS: Final = (
         mails=6,
         shared_domain="bulk.example",
         verp=True,
+        hosts=60,
     ),
     Sender("shop on a cloud relay, a /18", ("10.112.0.0/18",), every(120, 300, 900), domains=40, mails=2),
     Sender("small, Postfix", ("172.16.0.0/16",), doubling(300, 4000), domains=60, mails=5, same_host=True),
@@ -123,7 +126,7 @@ SENDERS: Final = (
         same_host=True,
         spf=False,
     ),
-    Sender("company, Exchange, one /24", ("172.20.7.0/24",), every(*[300] * 6, 600), domains=8, mails=10),
+    Sender("company, Exchange, one /24", ("172.20.7.0/24",), every(*[300] * 6, 600), domains=8, mails=10, hosts=4),
 )
 
 
@@ -191,13 +194,14 @@ class Silent:
 
 def host_of(kind: Sender, dice: random.Random) -> str:
     """Return a host of a pool."""
-    network = ip_network(dice.choice(list(kind.pool)))
-    return str(network[dice.randrange(1, network.num_addresses - 1)])
+    one = random.Random(dice.randrange(kind.hosts)) if kind.hosts else dice
+    network = ip_network(one.choice(list(kind.pool)))
+    return str(network[one.randrange(1, network.num_addresses - 1)])
 
 
 def kind_host(kind: Sender, customer: int) -> str:
     """Return the host of a customer that has its own."""
-    return host_of(kind, random.Random(customer * 31 + SENDERS.index(kind)))
+    return host_of(replace(kind, hosts=0), random.Random(customer * 31 + SENDERS.index(kind)))
 
 
 def log_of(seed: int) -> tuple[list[Mail], dict[str, str]]:

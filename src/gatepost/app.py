@@ -10,7 +10,7 @@ import os
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,11 +36,14 @@ from gatepost.db.unit import NotCommitted
 from gatepost.diary.refused.counts import Refusals
 from gatepost.diary.refused.counts import sweep as sweep_refusals
 from gatepost.diary.verbs import sweep as sweep_diary
-from gatepost.gate.decide import Verdict
+from gatepost.gate.bans import Doorkeeper
+from gatepost.gate.decide import Decision, Verdict
+from gatepost.gate.dnslists import DnsLists
 from gatepost.gate.gate import Gate
 from gatepost.gate.grey import source
 from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import Prefix, number_of, parse_prefix, senders_within
+from gatepost.gate.release import keep_releasing
 from gatepost.intake import lmtp, mx, submission
 from gatepost.intake import ports as intake
 from gatepost.intake.auth import Throttle
@@ -120,7 +123,7 @@ class Worker:
             clock=self._clock,
             trusted=config.resolver.trusted,
         )
-        await self._build_ground()
+        self._dns_lists = DnsLists(config.gate.dns, self._resolver, clock=self._clock, log=self._log)
         self._gate = Gate(
             config.gate,
             self._databases.gate,
@@ -130,7 +133,9 @@ class Worker:
             cut=self._cut,
             scans=self._slot == 0,
             names=ResolvedNames(self._resolver),
+            dns_lists=self._dns_lists,
         )
+        await self._build_ground()
         await self._gate.start()
         await self._build_path()
         for name, listening in sockets.items():
@@ -139,8 +144,9 @@ class Worker:
     async def run(self) -> None:
         """Work until `drain`."""
         jobs = [self._gate.run(), self._queue.run(), self._flush_refusals(), self._rotate_tickets()]
+        jobs.append(self._dns_lists.watch())
         if self._slot == 0:
-            jobs.append(self._sweep())
+            jobs += [self._sweep(), self._release()]
         for job in jobs:
             self._own(job)
         self._drained = asyncio.Event()
@@ -172,6 +178,7 @@ class Worker:
         except TlsUnusable:
             await self._gate.reload(self._config.gate)
             raise
+        self._doorkeeper.renew(config.gate.bans)
         self._policy.renew(config.policy, ruleset)
         self._judge.renew(config.judge, _scanner(config))
         self._refusals.renew(config.diary)
@@ -195,7 +202,8 @@ class Worker:
         self._mailboxes = Mailboxes(mail, self._blobs, self._minter)
         hasher = await asyncio.to_thread(Hasher, config.accounts)
         self._directory = Directory(mail, hasher, self._clock, config.accounts)
-        self._throttle = Throttle(config.intake)
+        self._doorkeeper = Doorkeeper(config.gate.bans, self._gate)
+        self._throttle = Throttle(config.intake, self._doorkeeper)
         self._budget = SpoolBudget(config.intake.spool_memory, config.intake.spool_disk)
 
     async def _build_path(self) -> None:
@@ -223,6 +231,7 @@ class Worker:
             names=self._resolver,
             refusals=self._refusals,
             throttle=self._throttle,
+            watch=self._doorkeeper,
             spool=lambda: Spool(spool_dir, self._budget),
             certificates=self._certificates,
             log=self._log,
@@ -320,10 +329,29 @@ class Worker:
                 self._refusals.count(wire.peer_ip, "blocked", self._clock.now())
                 wire.abort()
                 return None
+            case Verdict.GREY if self._gate.asks_lists(decision, kind.value):
+                return self._look_up(wire, kind, name, tag, decision)
             case Verdict.GREY | Verdict.BLACK if self._gate.tarpits(decision):
                 self._refusals.count(wire.peer_ip, decision.verdict.value, self._clock.now())
                 self._gate.hold(wire, decision)
                 return None
+        return self._admit(wire, kind, name, tag, decision)
+
+    async def _look_up(self, wire: Wire, kind: Kind, name: str, tag: str, decision: Decision) -> None:
+        """Ask the DNS lists about a client that no table knows, while it waits for its greeting."""
+        decision = await self._gate.look_up(wire.peer_ip, decision)
+        if self._gate.tarpits(decision):
+            self._refusals.count(wire.peer_ip, decision.verdict.value, self._clock.now())
+            self._gate.hold(wire, decision)
+            return
+        session = self._admit(wire, kind, name, tag, decision)
+        if session is not None:
+            await session
+
+    def _admit(
+        self, wire: Wire, kind: Kind, name: str, tag: str, decision: Decision
+    ) -> Coroutine[object, object, None] | None:
+        """Give a connection to its session, unless its source has too many."""
         reason = self._gate.opened(wire.peer_ip, kind.value)
         if reason:
             self._gate.closed(wire.peer_ip, kind.value)
@@ -358,6 +386,22 @@ class Worker:
                 return serve_imap(wire, self._view)
             case Kind.POP3 | Kind.POP3S:
                 return pop3.serve(wire, self._view)
+
+    async def _release(self) -> None:
+        """Let those go whose ban is over, for ever."""
+
+        def tables() -> Iterable[str]:
+            settings = self._config.gate
+            overloads = (rate.overload for rate in settings.rates.values() if rate.overload)
+            return (settings.bans.table, *overloads)
+
+        await keep_releasing(
+            self._databases.gate,
+            tables,
+            lambda: self._config.gate.bans.ban_time,
+            clock=self._clock,
+            log=self._log,
+        )
 
     def _cut(self, network: Prefix) -> None:
         """End every connection of a network."""

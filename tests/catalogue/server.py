@@ -49,6 +49,17 @@ PYTHON: Final = (b"Traceback", b"Error:", b".py", b"Exception", b"None", b"<clas
 PLAIN_BOB: Final = "AUTH PLAIN AGJvYkBoZXJlLmV4YW1wbGUAc2VjcmV0"
 HEAD: Final = b"From: Ann <a@sender.example>\r\nSubject: x\r\n\r\n"
 
+ZONE: Final = {
+    "client.example": {"A": ["192.0.2.9"]},
+    # two lists of senders: 198.51.100.7 is on the black one, 198.51.100.8 on the white one
+    "bl.example": {"TXT": ['"a list"']},
+    "2.0.0.127.bl.example": {"A": ["127.0.0.2"]},
+    "7.100.51.198.bl.example": {"A": ["127.0.0.2"], "TXT": ['"100% spam, see https://bl.example/7"']},
+    "wl.example": {"TXT": ['"a list"']},
+    "2.0.0.127.wl.example": {"A": ["127.0.0.2"]},
+    "8.100.51.198.wl.example": {"A": ["127.0.0.2"]},
+}
+
 Table = Mapping[str, object]
 NOTHING: Final[Mapping[str, Any]] = {}
 
@@ -396,7 +407,7 @@ async def house(
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="gatepost-catalogue-", dir=MEMORY)))
-        zone = await stack.enter_async_context(Zone({"client.example": {"A": ["192.0.2.9"]}}))
+        zone = await stack.enter_async_context(Zone(ZONE))
         config = _config(folder, zone.address, settings)
         stack.enter_context(patch.dict(os.environ, SSL_CERT_FILE=str(authorities)))
         databases = Databases(

@@ -40,11 +40,15 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict, the rule that gave it, and the lists that the source is on."""
+    """A verdict, the rule that gave it, and the lists that the source is on.
+
+    `messages`: what a black client is told, where the lists have none of their own.
+    """
 
     verdict: Verdict
     rule: str
     lists: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

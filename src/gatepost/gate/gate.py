@@ -39,6 +39,7 @@ from gatepost.gate.decide import (
     decide,
     explain,
 )
+from gatepost.gate.dnslists import DnsLists, Opinion
 from gatepost.gate.friendly import PASSES, Friendly, Say, Standing
 from gatepost.gate.grey import (
     Record,
@@ -131,6 +132,7 @@ class Gate:
         cut: Callable[[Prefix], None],
         scans: bool,
         names: spf.Names | None = None,
+        dns_lists: DnsLists | None = None,
         news: News | None = None,
     ) -> None:
         """Make it; `names` is the DNS that says who a sender is, `news` who hears what is learnt."""
@@ -143,6 +145,7 @@ class Gate:
         self._started = clock.now()
         self._backlog = Backlog(database, log, settings)
         self._news: News = news or Nobody()
+        self._dns_lists = dns_lists
         self._friendly = Friendly(settings.friendly, database, self._backlog, names, self._news)
         self._tables = Tables(settings.tables_max, TABLE_NAMES)
         self._files: dict[str, list[Entry] | Networks] = {}
@@ -165,6 +168,8 @@ class Gate:
         """Take other settings; held sessions go on as they began, tables keep their content. Then `start` again."""
         self._settings = self._backlog.settings = settings
         self._friendly.settings = settings.friendly
+        if self._dns_lists is not None:
+            self._dns_lists.renew(settings.dns)
         self._exempt = tuple(parse_prefix(each) for each in settings.exempt)
         self._tables.limit = settings.tables_max
         self._plans.clear()
@@ -209,6 +214,27 @@ class Gate:
         return decision.verdict is Verdict.BLACK or (
             decision.verdict is Verdict.GREY and self._settings.mode is Mode.SPAMD
         )
+
+    def asks_lists(self, decision: Decision, kind: str) -> bool:
+        """Tell whether the DNS lists are asked about a client: one that no table knows, on port 25."""
+        wanted = self._dns_lists is not None and self._dns_lists.wanted
+        return wanted and decision.verdict is Verdict.GREY and kind == MX
+
+    async def look_up(self, ip: str, decision: Decision) -> Decision:
+        """Ask the DNS lists about a client; return what becomes of it then."""
+        assert self._dns_lists is not None
+        score = await self._dns_lists.ask(ip)
+        match score.opinion:
+            case Opinion.BLACK:
+                hits = [hit for hit in score.hits if hit.weight > 0]
+                messages = tuple(f"Your address %A is listed by {hit.zone}. {_plain(hit.text)}\n" for hit in hits)
+                return Decision(
+                    Verdict.BLACK, f"dns lists: {score.lists}", tuple(hit.zone for hit in hits), messages
+                )
+            case Opinion.WHITE:
+                return Decision(Verdict.PASS, f"dns lists: {score.lists}")
+            case Opinion.NONE:
+                return decision
 
     def explain(self, ip: str, kind: str) -> Explanation:
         """Say why a connection is decided as it is."""
@@ -279,7 +305,7 @@ class Gate:
             Dialogue(
                 self._hostname,
                 ip=ip,
-                messages=[self._message(name) for name in decision.lists],
+                messages=decision.messages or [self._message(name) for name in decision.lists],
                 black=is_black,
                 code=settings.refuse_code,
             ),
@@ -385,6 +411,9 @@ class Gate:
             return PASSES
         decision = self._plan(MX).decide(*number_of(client.ip))
         if decision.verdict is not Verdict.GREY:
+            return PASSES
+        score = self._dns_lists.known(client.ip) if self._dns_lists is not None else None
+        if score is not None and score.opinion is Opinion.WHITE:
             return PASSES
         name = trap_name(str(recipient).encode())
         if outside(name, self._settings.trap_domains) or name in self._spamtraps:
@@ -731,6 +760,11 @@ def lists_text(names: Sequence[str]) -> str:
             return text + " ..."
         text += f" {name}"
     return text
+
+
+def _plain(text: str) -> str:
+    """Return text in which nothing is spamd's escape."""
+    return text.replace("\\", "\\\\").replace("%", "%%")
 
 
 def printable(octets: bytes) -> str:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from gatepost.base.clock import Clock, Instant
+from gatepost.base.clock import Clock, Instant, seconds
 from gatepost.base.ports import Log
 from gatepost.db.unit import Database, NotCommitted
-from gatepost.gate.verbs import GateRefusal, NoSuchTable, expire_entries
+from gatepost.gate.verbs import GateRefusal, expire_entries, show_table
 
 RELEASE_S: Final = 600.0  # between two looks for those whose time is over
 
@@ -16,10 +16,10 @@ async def release(database: Database, tables: Iterable[str], ban_time: float, no
     """Delete the entries of tables that are older than `ban_time` seconds: `pfctl -T expire`; return how many."""
     released = 0
     for name in dict.fromkeys(tables):
-        try:
+        ends = now - seconds(ban_time)
+        known = await show_table(database, name)
+        if any(0 < entry.since < ends for entry in known):  # after a change all workers read the table again
             released += (await expire_entries(database, name, ban_time, now)).done
-        except NoSuchTable:  # nobody was banned yet
-            continue
     return released
 
 

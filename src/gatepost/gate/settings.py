@@ -7,6 +7,8 @@ from enum import Enum
 from gatepost.base.clock import seconds
 from gatepost.base.units import Seconds
 from gatepost.codec.spamd.dialogue import DEFAULT_NAME
+from gatepost.gate.bans import BanSettings
+from gatepost.gate.dnslists import DnsSettings
 
 
 class Mode(Enum):
@@ -174,6 +176,12 @@ class GateSettings:
 
     tables: Mapping[str, str] = field(default_factory=dict)
     """Files that fill tables, by table: `nospamd = "/etc/gatepost/nospamd"`; one address or network a line."""
+
+    dns: DnsSettings = field(default_factory=DnsSettings)
+    """Lists of senders that are asked by DNS."""
+
+    bans: BanSettings = field(default_factory=BanSettings)
+    """Who is banned for failing too often."""
 
     messages: Mapping[str, str] = field(default_factory=dict)
     """What senders in a table are told, by table; %A is their address."""

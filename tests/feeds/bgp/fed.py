@@ -6,13 +6,15 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path as FilePath
 
 from gatepost.aio.clock import SystemClock
+from gatepost.base.clock import Instant
 from gatepost.base.units import Seconds
 from gatepost.feeds.bgp.feed import BgpFeed
-from gatepost.feeds.bgp.link import Sink, Up
+from gatepost.feeds.bgp.link import Loss, Sink, Up
 from gatepost.feeds.bgp.plan import Plan, compose
 from gatepost.feeds.bgp.settings import BgpSettings, CommunityTableSettings, NeighborSettings
 from gatepost.feeds.bgp.show import Messages
 from gatepost.gate.networks import Networks
+from gatepost.gate.parts import Part
 from gatepost.gate.table import TableFull
 from tests.feeds.bgp.world import keys, path
 
@@ -61,6 +63,9 @@ class RememberedTables:
         del self.tables[table]
         self._changed.set()
 
+    async def published(self) -> list[Part]:
+        return [Part(table, "bgp", len(networks), Instant(0), None) for table, networks in self.tables.items()]
+
     def texts(self, table: str) -> list[str] | None:
         networks = self.tables.get(table)
         return None if networks is None else [each.text for each in networks]
@@ -108,8 +113,10 @@ class ScriptedLink:
     async def begun(self) -> None:
         await self._begun.wait()
 
-    def establish(self, *, restart_s: int | None = None) -> None:
-        self.sink.established(Up("10.0.0.1", 90, ("Route Refresh",), restart_s, "192.0.2.1:4", "192.0.2.7:179"))
+    def establish(self, *, restart_s: int = 0) -> None:
+        self.sink.established(
+            Up("10.0.0.1", 90, ("Route Refresh",), restart_s, (4, 6), "192.0.2.1:4", "192.0.2.7:179")
+        )
 
     def announce(self, community: int, *prefixes: str, version: int = 4) -> None:
         self.sink.updated(version, (), keys(*prefixes), path(community))
@@ -132,7 +139,7 @@ class ScriptedLink:
 
     def overflow(self, why: str) -> None:
         self.orders.append(f"overflow {why}")
-        self.sink.ended(why, broken=False)
+        self.sink.ended(why, Loss.WANTED)
 
 
 class Fed:

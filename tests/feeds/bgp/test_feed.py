@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from gatepost.aio.clock import SystemClock
 from gatepost.base.units import Seconds
 from gatepost.feeds.bgp import verbs
 from gatepost.feeds.bgp.door import Refused, ask, door_path
+from gatepost.feeds.bgp.link import Loss
 from gatepost.feeds.bgp.plan import compose, own_addresses
 from gatepost.feeds.bgp.query import RibQuery
+from gatepost.feeds.bgp.service import BgpService
 from gatepost.feeds.bgp.settings import BgpSettings, CommunityTableSettings, NeighborSettings
+from gatepost.gate.networks import NONE
 from gatepost.gate.prefix import parse_prefix
-from tests.feeds.bgp.fed import ONE, TABLES, TWO, fed, plan_of
+from tests.feeds.bgp.fed import ONE, TABLES, TWO, Lines, RememberedTables, ScriptedLink, fed, plan_of
 from tests.feeds.bgp.test_conf import ARTICLE
 from tests.feeds.bgp.world import BAD, GOOD
 from tests.support.loop import run
@@ -40,7 +44,7 @@ def test_tables_follow_two_route_servers() -> None:
             one.announce(BAD, "5.6.7.8")
             await tables.hold("bgp_spamd_bypass", within=1)
             await tables.hold("bgp_spamd", "5.6.7.8", "6.6.6.6", "7.7.7.0/24", within=1)
-            two.sink.ended("connection reset", broken=True)
+            two.sink.ended("connection reset", Loss.BROKEN)
             await tables.hold("bgp_spamd", "5.6.7.8", within=1)
 
     run(main())
@@ -68,7 +72,7 @@ def test_after_a_graceful_loss_entries_stay_until_end_of_rib() -> None:
             one.establish(restart_s=120)
             one.announce(BAD, "5.6.7.8", "5.6.7.9")
             await running.tables.hold("bgp_spamd", "5.6.7.8", "5.6.7.9")
-            one.sink.ended("connection reset", broken=True)
+            one.sink.ended("connection reset", Loss.GRACEFUL)
             assert running.log.named("bgp_down")[0]["kept_s"] == 120
             one.establish(restart_s=120)
             one.announce(BAD, "5.6.7.9", "9.9.9.9")
@@ -87,7 +91,7 @@ def test_stale_entries_go_with_an_alarm_when_their_time_is_over() -> None:
             one.establish(restart_s=120)
             one.announce(BAD, "5.6.7.8")
             await running.tables.hold("bgp_spamd", "5.6.7.8")
-            one.sink.ended("connection reset", broken=True)
+            one.sink.ended("connection reset", Loss.GRACEFUL)
             await running.tables.hold("bgp_spamd")
             assert running.log.named("bgp_stale_dropped") == [{"neighbor": "rs1", "prefixes": 1}]
 
@@ -103,7 +107,7 @@ def test_without_graceful_restart_hold_on_loss_says_how_long_entries_stay() -> N
             one.announce(BAD, "5.6.7.8")
             one.sink.end_of_rib(4)
             await running.tables.hold("bgp_spamd", "5.6.7.8")
-            one.sink.ended("hold timer expired", broken=True)
+            one.sink.ended("hold timer expired", Loss.BROKEN)
             assert one.sink is running.links["rs1"].sink
             assert running.tables.texts("bgp_spamd") == ["5.6.7.8"]
             await running.tables.hold("bgp_spamd")
@@ -120,7 +124,7 @@ def test_a_session_that_somebody_ended_takes_its_entries_at_once() -> None:
             one.announce(BAD, "5.6.7.8")
             one.sink.end_of_rib(4)
             await running.tables.hold("bgp_spamd", "5.6.7.8")
-            one.sink.ended("Cease, administrative shutdown", broken=False)
+            one.sink.ended("Cease, administrative shutdown", Loss.WANTED)
             await running.tables.hold("bgp_spamd", within=1)
 
     run(main())
@@ -294,3 +298,61 @@ def test_commands_ask_through_the_door(tmp_path: Path) -> None:
 def test_without_a_server_a_command_says_so(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no BGP feed is running here"):
         run(verbs.list_neighbors(tmp_path))
+
+
+def _service(settings: BgpSettings, tables: RememberedTables, log: Lines, data_dir: Path) -> BgpService:
+    return BgpService(
+        settings,
+        tables,
+        lambda neighbor, _: ScriptedLink(neighbor),
+        own=("198.41.0.7",),
+        clock=SystemClock(),
+        log=log,
+        data_dir=data_dir,
+    )
+
+
+@pytest.mark.row("BG-12")
+def test_without_a_feed_tables_of_an_earlier_one_are_given_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        tables, log = RememberedTables(), Lines()
+        tables.tables["bgp_spamd"] = NONE
+        service = _service(BgpSettings(), tables, log, tmp_path)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            group.create_task(service.run())
+            await tables.change(lambda: not tables.tables, str, 5)
+            assert await verbs.list_neighbors(tmp_path) == []
+            assert log.events == []
+            await service.renew(BgpSettings(neighbors=(ONE,), tables=TABLES))
+            assert [each.name for each in await verbs.list_neighbors(tmp_path)] == ["rs1"]
+            await tables.hold("bgp_spamd")
+            await tables.hold("bgp_spamd_bypass")
+            service.leave()
+        assert set(tables.tables) == {"bgp_spamd", "bgp_spamd_bypass"}
+
+    run(main())
+
+
+def test_a_bgpd_conf_that_cannot_be_used_stops_nothing_but_the_feed(tmp_path: Path) -> None:
+    async def main() -> None:
+        tables, log = RememberedTables(), Lines()
+        tables.tables["bgp_spamd"] = NONE
+        file = tmp_path / "bgpd.conf"
+        settings = BgpSettings(conf=str(file))
+        service = _service(settings, tables, log, tmp_path)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            task = group.create_task(service.run())
+            while not log.events:
+                await asyncio.sleep(0)
+            assert "there is no such file" in str(log.named("bgp_refused")[0]["error"])
+            file.write_text("neighbour 192.0.2.7\n")
+            with pytest.raises(ValueError, match=r"bgpd\.conf:1: .*did you mean 'neighbor'"):
+                await service.renew(settings)
+            assert not task.done()
+            assert set(tables.tables) == {"bgp_spamd"}
+            file.write_text(ARTICLE)
+            await service.renew(settings)
+            await tables.hold("bgp_spamd_bypass")
+            service.leave()
+
+    run(main())

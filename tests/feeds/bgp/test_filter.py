@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatepost.codec.bgp.types import Path
 from gatepost.feeds.bgp.filter import NeighborFilter, Outcome, Rule, Who, by_prefix, only_matches, tables_of
 from gatepost.gate.prefix import parse_prefix
-from tests.feeds.bgp.world import ARTICLE_RULES, BAD, GOOD, WHO, Path, neighbor_filter, path, rules
+from tests.feeds.bgp.world import ARTICLE_RULES, BAD, GOOD, WHO, full_path, neighbor_filter, path, rules
 
 
 def judged(one: Path, *texts: str, prefix: str = "5.6.7.8/32") -> Outcome:
@@ -120,7 +121,7 @@ def test_rules_are_for_some_neighbours(source: str, who: Who, expected: bool) ->
     ],
 )
 def test_conditions(condition: str, expected: bool) -> None:
-    one = Path(
+    one = full_path(
         (65066, 65043),
         (GOOD, 65535 << 16 | 65281),
         ((65066, 1, 42),),

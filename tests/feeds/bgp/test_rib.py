@@ -86,7 +86,7 @@ def test_a_lost_session_takes_its_routes_along() -> None:
     one = routes()
     one.announce(4, keys("5.6.7.8"), path(BAD))
     one.dirty.clear()
-    one.lost(keep=False)
+    one.lost()
     one.bury()
     assert one.dirty == {"bgp_spamd"}
     assert table("bgp_spamd", one) == []
@@ -98,7 +98,7 @@ def test_stale_routes_count_until_end_of_rib() -> None:
     one = routes()
     one.announce(4, keys("5.6.7.8", "5.6.7.9"), path(BAD))
     one.announce(6, keys("2a00::1/128"), path(BAD))
-    one.lost(keep=True)
+    one.lost(keep=(4, 6))
     assert (one.count(), one.stale_count()) == (0, 3)
     assert table("bgp_spamd", one) == ["5.6.7.8", "5.6.7.9", "2a00::1"]
     one.announce(4, keys("5.6.7.8"), path(BAD))
@@ -114,18 +114,27 @@ def test_stale_routes_count_until_end_of_rib() -> None:
 def test_what_was_stale_before_is_gone_when_the_session_is_lost_again() -> None:
     one = routes()
     one.announce(4, keys("5.6.7.8", "5.6.7.9"), path(BAD))
-    one.lost(keep=True)
+    one.lost(keep=(4, 6))
     one.announce(4, keys("5.6.7.8"), path(BAD))
-    one.lost(keep=True)
+    one.lost(keep=(4, 6))
     assert table("bgp_spamd", one) == ["5.6.7.8"]
     one.drop_stale()
     assert table("bgp_spamd", one) == []
 
 
+@pytest.mark.row("BGP-09")
+def test_only_the_families_that_restart_gracefully_are_kept() -> None:
+    one = routes()
+    one.announce(4, keys("5.6.7.8"), path(BAD))
+    one.announce(6, keys("2a00::1/128"), path(BAD))
+    one.lost(keep=(6,))
+    assert table("bgp_spamd", one) == ["2a00::1"]
+
+
 def test_a_stale_prefix_is_withdrawn_and_replaced_as_any_other() -> None:
     one = routes()
     one.announce(4, keys("5.6.7.8", "5.6.7.9"), path(BAD))
-    one.lost(keep=True)
+    one.lost(keep=(4, 6))
     one.dirty.clear()
     one.announce(4, keys("5.6.7.8"), path(GOOD))
     assert one.dirty == {"bgp_spamd", "bgp_spamd_bypass"}
@@ -261,7 +270,7 @@ def test_tables_are_what_a_plain_model_says_and_every_change_is_told(
                     live.pop(each, None)
                     old.pop(each, None)
             case "lose" | "keep":
-                one.lost(keep=step == "keep")
+                one.lost(keep=(4, 6) if step == "keep" else ())
                 old.clear()
                 if step == "keep":
                     old.update(live)

@@ -1,9 +1,9 @@
 """Paths, prefixes and rules for tests of the BGP feed."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path as FilePath
 
+from gatepost.codec.bgp.types import Path
 from gatepost.feeds.bgp.conf import parse_filter
 from gatepost.feeds.bgp.filter import NeighborFilter, Rule, Who
 from gatepost.gate.prefix import Prefix, parse_prefix
@@ -12,24 +12,25 @@ GOOD, BAD = 65066 << 16 | 42, 65066 << 16 | 666
 WHO = Who("192.0.2.7", 65066, 65500, "spam-bgp")
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
-    as_path: tuple[int, ...] = (65066, 65043)
-    communities: tuple[int, ...] = ()
-    large_communities: tuple[tuple[int, int, int], ...] = ()
-    extended_communities: tuple[bytes, ...] = ()
-    origin: int = 0
-    next_hop_text: str = "192.0.2.7"
-    med: int | None = None
-    local_pref: int | None = None
-
-    @property
-    def as_path_text(self) -> str:
-        return " ".join(map(str, self.as_path))
-
-
 def path(*communities: int, as_path: tuple[int, ...] = (65066, 65043)) -> Path:
-    return Path(as_path=as_path, communities=communities)
+    return full_path(as_path, communities)
+
+
+def full_path(
+    as_path: tuple[int, ...] = (65066, 65043),
+    communities: tuple[int, ...] = (),
+    large: tuple[tuple[int, int, int], ...] = (),
+    extended: tuple[bytes, ...] = (),
+) -> Path:
+    return Path(
+        origin=0,
+        as_path=as_path,
+        as_path_text=" ".join(map(str, as_path)),
+        next_hop=bytes((192, 0, 2, 7)),
+        communities=communities,
+        large_communities=large,
+        extended_communities=extended,
+    )
 
 
 def rules(*texts: str) -> list[Rule]:

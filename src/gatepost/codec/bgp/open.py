@@ -1,7 +1,7 @@
 """OPEN (RFC 4271 §4.2) and its capabilities (RFC 5492).
 
-    version u8 | my AS u16 | hold time u16 | BGP identifier u32 | parameters: length u8, then type u8, length u8, value
-    extended parameters (RFC 9072): 255 | 255 | length u16, then type u8, length u16, value
+version u8 | my AS u16 | hold time u16 | BGP identifier u32 | parameters: length u8, then type u8, length u8, value
+extended parameters (RFC 9072): 255 | 255 | length u16, then type u8, length u16, value
 """
 
 import struct

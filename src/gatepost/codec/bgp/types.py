@@ -103,7 +103,7 @@ _FAMILY_NAMES: Final = {Afi.IPV4: "IPv4 unicast", Afi.IPV6: "IPv6 unicast"}
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """The attributes that prefixes come with. Equal attribute octets give the same object, as long as it is cached."""
+    """The attributes that prefixes come with. Equal attribute octets give the same object while it is cached."""
 
     origin: int
     """0 IGP, 1 EGP, 2 incomplete."""

@@ -113,9 +113,7 @@ def _take(line: bytes, number: int, found: AddressList) -> None:
     found.borders.append(behind)
 
 
-def _range_end(
-    first: bytes, start: int, separator: bytes, second: bytes, line: int, found: AddressList
-) -> int:
+def _range_end(first: bytes, start: int, separator: bytes, second: bytes, line: int, found: AddressList) -> int:
     """Return what is behind a range's last address; `start` for a range that cannot be."""
 
     def remark(words: str) -> None:

@@ -12,7 +12,7 @@ the connection broke (RFC 4724), for its restart time, or as long as `hold_on_lo
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -22,10 +22,11 @@ from typing import Final, Protocol
 from gatepost.aio.offload import Overfull, offload
 from gatepost.base.clock import Clock
 from gatepost.base.ports import Log
+from gatepost.codec.bgp.types import Path
 from gatepost.db.unit import NotCommitted
 from gatepost.feeds.bgp.door import Door, Question, Refused, json_line
-from gatepost.feeds.bgp.filter import NeighborFilter, Path, only_matches, tables_of
-from gatepost.feeds.bgp.link import Link, Linked, Up
+from gatepost.feeds.bgp.filter import NeighborFilter, only_matches, tables_of
+from gatepost.feeds.bgp.link import Link, Linked, Loss, Up
 from gatepost.feeds.bgp.plan import Plan
 from gatepost.feeds.bgp.query import RibQuery, rib_rows
 from gatepost.feeds.bgp.rib import Overflow, Routes, members
@@ -33,6 +34,7 @@ from gatepost.feeds.bgp.settings import NeighborSettings
 from gatepost.feeds.bgp.show import ESTABLISHED, NeighborStatus, RibRow
 from gatepost.feeds.bgp.toml import ONLY_MATCHES
 from gatepost.gate.networks import Networks
+from gatepost.gate.parts import Part
 from gatepost.gate.prefix import number_of
 from gatepost.gate.table import TableFull
 
@@ -48,6 +50,7 @@ class Tables(Protocol):
 
     async def publish(self, table: str, source: str, networks: Networks, *, message: str | None = None) -> None: ...
     async def unpublish(self, table: str, source: str) -> None: ...
+    async def published(self) -> Sequence[Part]: ...
 
 
 class Neighbor:
@@ -120,16 +123,16 @@ class Neighbor:
         self.routes.end_of_rib(version)
         self._tell()
 
-    def ended(self, why: str, *, broken: bool) -> None:
-        """Take the end of the session; `broken`: the connection did, and nobody said why."""
+    def ended(self, why: str, loss: Loss) -> None:
+        """Take the end of the session."""
         up, self._up = self._up, None
         self._last_error = why
         if up is None:
             return
         self._since = self._clock.steady()
-        kept = self._keep_for(up, broken=broken)
+        kept, families = self._keep(up, loss)
         routes = self.routes.count()
-        self.routes.lost(keep=kept > 0)
+        self.routes.lost(keep=families)
         self._stop_expiry()
         if kept:
             self._expiry = asyncio.get_running_loop().call_later(kept, self._expire)
@@ -147,7 +150,7 @@ class Neighbor:
         """Forget everything: the neighbour is no longer in the configuration."""
         self._stop_expiry()
         self._up = None
-        self.routes.lost(keep=False)
+        self.routes.lost()
         self._tell()
 
     def status(self) -> NeighborStatus:
@@ -181,12 +184,13 @@ class Neighbor:
             last_error=self._last_error,
         )
 
-    def _keep_for(self, up: Up, *, broken: bool) -> float:
-        """Return how long the routes outlive the session."""
-        if not broken:
-            return 0.0
-        restart = 0.0 if up.restart_s is None else min(up.restart_s, self.plan.stale_time)
-        return max(restart, self.plan.hold_on_loss)
+    def _keep(self, up: Up, loss: Loss) -> tuple[float, Collection[int]]:
+        """Return how long routes outlive the session, and of which families."""
+        plan = self.plan
+        restart = min(up.restart_s, plan.stale_time) if loss is Loss.GRACEFUL else 0.0
+        if loss is not Loss.WANTED and plan.hold_on_loss > 0:
+            return max(restart, plan.hold_on_loss), (4, 6)
+        return (restart, up.restarts) if restart else (0.0, ())
 
     def _expire(self) -> None:
         count = self.routes.stale_count()
@@ -229,6 +233,7 @@ class BgpFeed:
         plan = self._plan
         self._say(plan)
         self._begun = self._clock.steady()
+        self._dirty |= {part.table for part in await self._tables.published() if part.source == SOURCE}
         async with asyncio.TaskGroup() as self._group:
             if self._door is not None:
                 self._group.create_task(self._door.serve())
@@ -273,10 +278,10 @@ class BgpFeed:
         try:
             await neighbor.link.run(neighbor)
         except OSError as error:
-            neighbor.ended(str(error), broken=True)
+            neighbor.ended(str(error), Loss.BROKEN)
             self._log.error("bgp_neighbor_impossible", neighbor=neighbor.settings.name, error=str(error))
         except Exception:
-            neighbor.ended("a mistake of ours", broken=True)
+            neighbor.ended("a mistake of ours", Loss.BROKEN)
             self._log.exception("bgp_neighbor_failed", neighbor=neighbor.settings.name)
 
     async def _end(self, address: str) -> None:
@@ -344,7 +349,7 @@ class BgpFeed:
             self._log.info("bgpd_conf", text=remark)
         if only_matches(plan.rules):
             self._log.warning("bgp_only_matches", text=ONLY_MATCHES)
-        if not plan.rules:
+        if plan.neighbors and not plan.rules:
             self._log.warning("bgp_no_rules", text="No rule gives a community its table: nothing is listed.")
 
     # --- questions ------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ What a rule says of the path is asked once a path, what it says of the prefix on
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
+from gatepost.codec.bgp.types import Path
 from gatepost.gate.prefix import WIDTHS, Prefix
 
 COMMUNITY_NAMES: Final = {
@@ -25,29 +26,6 @@ COMMUNITY_NAMES: Final = {
     "NO_EXPORT_SUBCONFED": 65_535 << 16 | 65_283,
     "NO_PEER": 65_535 << 16 | 65_284,  # RFC 3765
 }
-
-
-class Path(Protocol):
-    """What rules ask of a path."""
-
-    @property
-    def origin(self) -> int: ...
-    @property
-    def as_path_text(self) -> str: ...
-    @property
-    def next_hop_text(self) -> str: ...
-    @property
-    def med(self) -> int | None: ...
-    @property
-    def local_pref(self) -> int | None: ...
-    @property
-    def as_path(self) -> Sequence[int]: ...
-    @property
-    def communities(self) -> Sequence[int]: ...
-    @property
-    def large_communities(self) -> Sequence[tuple[int, int, int]]: ...
-    @property
-    def extended_communities(self) -> Sequence[bytes]: ...
 
 
 class Action(Enum):

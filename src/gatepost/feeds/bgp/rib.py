@@ -14,13 +14,14 @@ the neighbour announces them anew, says that it has said all (End-of-RIB), or th
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 from weakref import WeakValueDictionary
 
-from gatepost.feeds.bgp.filter import NeighborFilter, Outcome, Path, by_prefix
+from gatepost.codec.bgp.types import Path
+from gatepost.feeds.bgp.filter import NeighborFilter, Outcome, by_prefix
 from gatepost.gate.prefix import WIDTHS, Prefix
 
 PATHS_MAX: Final = 65_536  # different paths of one neighbour: each may be as long as its message
@@ -90,18 +91,19 @@ class Routes:
             if stale and (entry := stale[at].pop(each, None)) is not None:
                 self._touch(entry)
 
-    def lost(self, *, keep: bool) -> None:
-        """Take the end of the session: forget all, or with `keep` count what there is as stale.
+    def lost(self, *, keep: Collection[int] = ()) -> None:
+        """Take the end of the session: the routes of the families in `keep` are stale from now on, others gone.
 
         What was stale already is forgotten (RFC 4724 §4.2: "previously marked as stale MUST be deleted").
         """
         self.drop_stale()
         live, self._live = self._live, _nothing()
         self._counts = {4: 0, 6: 0}
-        if keep:
-            self._stale = live
-        else:
-            self._discard(live.values())
+        for version, parts in live.items():
+            if version in keep:
+                self._stale[version] = parts
+            else:
+                self._discard(parts)
 
     def end_of_rib(self, version: int) -> None:
         """Take the neighbour's word that it has announced all of a family: what is still stale is gone."""
@@ -206,18 +208,17 @@ class Routes:
 
     def _drop_stale(self, version: int) -> None:
         parts, self._stale[version] = self._stale[version], defaultdict(dict)
-        self._discard((parts,))
+        self._discard(parts)
 
     def _touch(self, entry: Entry) -> None:
         if entry.table:
             self.dirty.add(entry.table)
 
-    def _discard(self, places: Iterable[_Parts]) -> None:
+    def _discard(self, parts: _Parts) -> None:
         """Bury routes that are gone; note all tables that an entry may name, for there may be very many routes."""
-        for parts in places:
-            if any(parts.values()):
-                self.dirty.update(entry.table for entry in self._entries.values() if entry.table)
-                self._buried.append(parts)
+        if any(parts.values()):
+            self.dirty.update(entry.table for entry in self._entries.values() if entry.table)
+            self._buried.append(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     prerouting  early     uRPF
                 arriving  white -> port 25; listed (in spamd mode unknown too) -> redirected to the gate's port
     input       incoming  established; bruteforce; ICMP; the gate's own port only redirected; what else is blocked
-                meter-*   PF's max-src-conn and max-src-conn-rate, where the kernel counts too
+                meter-*   PF's max-src-conn-rate, where the kernel counts too
     output      leaving   what is still said on connections of a banned source is cut off
 
 Each table has four sets, hosts and networks of both families (`mirror` says why), filled over netlink. Tables that
@@ -93,7 +93,6 @@ def _sets(kernel: KernelSettings, meters: Sequence["_Meter"]) -> Iterator[str]:
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         yield f"set {MADE}{version} {{ type {kind}; size {MADE_MAX}; flags dynamic,timeout;{lasts} }}"
         for meter in meters:
-            yield f"set {meter.chain}-held{version} {{ type {kind}; size {MADE_MAX}; flags dynamic; }}"
             yield (
                 f"set {meter.chain}-rate{version} {{ type {kind}; size {MADE_MAX}; flags dynamic,timeout;"
                 f" timeout {max(_MINUTE, 2 * int(meter.rate.within))}s; }}"
@@ -122,7 +121,7 @@ def _arriving(settings: GateSettings, kernel: KernelSettings, ports: Ports) -> I
     if mx:
         yield from _each(mx, TRAP_SETS, aside, "rdr-to spamd from any to smtp, listed")
         for version in _grey(settings):
-            yield _said(f"meta nfproto ipv{version} {mx} {aside}", "rdr-to spamd from any to smtp")
+            yield _said(f"meta nfproto ipv{version} {mx} counter {aside}", "rdr-to spamd from any to smtp")
 
 
 def _incoming(
@@ -172,7 +171,12 @@ def _leaving() -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Meter:
-    """The limits of one kind of listener. The kernel's own bans are in a set of theirs: see `helper`."""
+    """PF's max-src-conn-rate of one kind of listener. The kernel's own bans are in a set of theirs: see `helper`.
+
+    It is asked once a connection, when the handshake is complete: spoofed SYNs ban nobody. For max-src-conn there is
+    only `ct count`, which counts half-open connections (and since Linux 6.18 no others): anybody could fill up a
+    victim's count. So how many a source holds is counted by the workers alone.
+    """
 
     chain: str
     ports: tuple[int, ...]
@@ -181,20 +185,16 @@ class _Meter:
     def rules(self) -> Iterator[str]:
         for version in (4, 6):
             ban = f"add @{MADE}{version} {{ {_SENDER[version]} }} reject with tcp reset"
-            if self.rate.connections:
-                held = f"{_SENDER[version]} ct count over {self.rate.connections}"
-                yield f"add @{self.chain}-held{version} {{ {held} }} {ban}"
-            if self.rate.count:
-                minute = -(-self.rate.count * _MINUTE // max(1, int(self.rate.within)))
-                often = f"limit rate over {minute}/minute burst {self.rate.count} packets"
-                yield f"update @{self.chain}-rate{version} {{ {_SENDER[version]} {often} }} {ban}"
+            minute = -(-self.rate.count * _MINUTE // max(1, int(self.rate.within)))
+            often = f"limit rate over {minute}/minute burst {self.rate.count} packets"
+            yield f"update @{self.chain}-rate{version} {{ {_SENDER[version]} {often} }} {ban}"
 
 
 def _meters(settings: GateSettings, ports: Ports) -> Iterator[_Meter]:
     """Return those limits that put into bruteforce; others are the workers' alone."""
     for kind, numbers in ports.rated:
         rate = settings.rates.get(kind)
-        if rate is not None and numbers and rate.overload == BRUTEFORCE and (rate.connections or rate.count):
+        if rate is not None and numbers and rate.overload == BRUTEFORCE and rate.count:
             yield _Meter(f"meter-{kind}", numbers, rate)
 
 

@@ -45,9 +45,9 @@ class KernelSettings:
     deleted. Use the time after which `gatepost tables expire bruteforce` runs."""
 
     limits: bool = False
-    """Count connections for `[gate.rates]` in the kernel too. It counts completed handshakes as PF does, but the
-    rate is a token bucket: it forgives a source that pauses sooner than PF's average does. The workers count
-    exactly anyway."""
+    """Count new connections (`count` and `within` of `[gate.rates]`) in the kernel too, and ban there. It counts
+    completed handshakes as PF does, but with a token bucket, which forgives a source that pauses sooner than PF's
+    average does. The workers count exactly anyway, and they alone count how many a source holds."""
 
     block_rest: bool = False
     """Refuse everything that is not ours: all ports but the listeners' and those in `open` and `open_udp`. What is

@@ -22,10 +22,11 @@ _MARKS: Final = ("!=", "<=", ">=", "><", "<>", "(", ")", "{", "}", "<", ">", "!"
 
 
 class PfConfError(ValueError):
-    """A pf.conf that cannot be used: its text names file, line and remedy."""
+    """A pf.conf that cannot be used: its text names file, line (0: the whole file) and remedy."""
 
     def __init__(self, file: Path, line: int, problem: str, remedy: str = "") -> None:
-        super().__init__(f"{file}:{line}: {problem}" + (f" ({remedy})" if remedy else ""))
+        where = f"{file}:{line}" if line else f"{file}"
+        super().__init__(f"{where}: {problem}" + (f" ({remedy})" if remedy else ""))
         self.file = file
         self.line = line
         self.problem = problem
@@ -52,13 +53,16 @@ class Word:
 class Lexer:
     """The statements of one text. `macros` is written by who reads definitions, and read at each `$name`."""
 
-    def __init__(self, text: str, file: Path, macros: dict[str, str]) -> None:
-        """Take a text; raises PfConfError where it is too long."""
+    def __init__(self, text: str, file: Path, macros: dict[str, str], *, part: bool = False) -> None:
+        """Take a text, or a `part` whose braces may be closed elsewhere; PfConfError where it is too long."""
         if len(text) > TEXT_MAX:
-            raise PfConfError(file, 1, f"the file has more than {TEXT_MAX} letters", "keep addresses in table files")
+            raise PfConfError(
+                file, 1, f"the file has more than {TEXT_MAX} letters", "keep addresses in table files"
+            )
         self.file = file
         self._text = text
         self._macros = macros
+        self._part = part
         self._at = 0
         self._line = 1
         self._room = EXPANDED_MAX
@@ -70,7 +74,7 @@ class Lexer:
         while True:
             self._skip_blank()
             if self._at >= len(self._text):
-                if opened:
+                if opened and not self._part:
                     raise PfConfError(self.file, opened[-1], "this { is never closed", "add the }")
                 return words
             if self._text[self._at] == "\n":
@@ -150,9 +154,7 @@ def _plain(text: str, file: Path, line: int) -> list[Word]:
         raise PfConfError(
             file, line, "macros are not put in within quotes", 'write one = "(" $other ")", the $ outside'
         )
-    lexer = Lexer(text.replace("\n", " "), file, {})
     try:
-        words = lexer.statement()
+        return Lexer(text, file, {}, part=True).statement()
     except PfConfError as wrong:
         raise PfConfError(file, line, f"in the text of a macro: {wrong.problem}") from wrong
-    return words
