@@ -23,13 +23,16 @@ VENV: Final = HERE / ".venv"
 RUNTIME_LOCK: Final = HERE / "requirements.lock"
 DEV_LOCK: Final = HERE / "requirements-dev.lock"
 PEERS: Final = {  # Debian package -> a program it brings, which is how we know that it is there
+    "bird2": "/usr/sbin/bird",
     "curl": "curl",
     "dovecot-imapd": "/usr/lib/dovecot/imap",
     "gcc": "gcc",
+    "gobgpd": "gobgpd",
     "haproxy": "/usr/sbin/haproxy",
     "isync": "mbsync",
     "msmtp": "msmtp",
     "neomutt": "neomutt",
+    "openbgpd": "/usr/sbin/bgpd",
     "openssl": "openssl",
     "postgresql": "/usr/lib/postgresql/15/bin/postgres",
     "strace": "strace",
@@ -38,6 +41,8 @@ PEERS: Final = {  # Debian package -> a program it brings, which is how we know 
     "xfsprogs": "/usr/sbin/mkfs.xfs",
     "libio-socket-ssl-perl": "/usr/share/perl5/IO/Socket/SSL.pm",
     "util-linux": "setpriv",
+    "iproute2": "/usr/sbin/ip",
+    "nftables": "/usr/sbin/nft",
 }
 OTHER_PYTHONS: Final = ("3.11", "3.12", "3.13")
 

@@ -1,6 +1,6 @@
-"""The BGP feed: prefixes received over loopback and in the gate's tables. `bgp_feed.py [--prefixes N] [--rounds N]`.
+"""The BGP feed: prefixes received over loopback and in the gate's tables. `bgp_feed.py [--prefixes N] [--json]`.
 
-A route server of its own process announces N hosts in random order, two thirds of them black, and then withdraws one.
+A route server in another process announces N hosts in random order, two thirds of them black, and withdraws one.
 Time runs from the first octet of the first UPDATE to the publication of the last table, and from the withdrawal to
 the publication that lacks it. Memory is what this process has more than before the session, at its end and at its
 peak. `--rounds` are separate processes.
@@ -28,9 +28,9 @@ import uvloop
 from machine import described, keep
 
 from gatepost.aio.clock import SystemClock
+from gatepost.feeds.bgp.connect import Speaker
 from gatepost.feeds.bgp.feed import BgpFeed
 from gatepost.feeds.bgp.plan import compose
-from gatepost.feeds.bgp.session import linked
 from gatepost.feeds.bgp.settings import BgpSettings, CommunityTableSettings, NeighborSettings
 from gatepost.gate.networks import Networks
 from gatepost.gate.parts import Part
@@ -160,7 +160,7 @@ async def measure(port: int, pipe: Connection, count: int) -> dict[str, float]:
     plan = compose(settings, ())
     clock, log = SystemClock(), Silent()
     before, ticks = rss(), time.process_time()
-    feed = BgpFeed(plan, tables, linked(clock, log), clock=clock, log=log)
+    feed = BgpFeed(plan, tables, Speaker(clock=clock, log=log).link, clock=clock, log=log)
     task = asyncio.get_running_loop().create_task(feed.run())
     done = await tables.reach(count)
     began, sent = await asyncio.to_thread(lambda: (pipe.recv(), pipe.recv()))

@@ -1,4 +1,4 @@
-"""The gate: tables, first contacts, held connections. `benchmarks/gate.py [tables|prefixes|offers|contacts|held]`.
+"""The gate: tables, first contacts, held connections. `benchmarks/gate.py [tables|prefixes|offers|friendly|...]`.
 
 Figures mean something beside each other, in one run. `held` needs 2 x the connections in descriptors.
 """
@@ -21,9 +21,13 @@ import uvloop
 from gatepost.aio.clock import SystemClock
 from gatepost.aio.drive import Wire
 from gatepost.aio.listen import Limits, Listener
+from gatepost.base.address import Address
+from gatepost.base.envelope import Client
 from gatepost.base.units import Seconds
 from gatepost.codec.spamd.dialogue import Offer
 from gatepost.db.sqlite import open_database
+from gatepost.gate.decide import Verdict
+from gatepost.gate.friendly import Say
 from gatepost.gate.gate import Gate
 from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import Prefix, number_of
@@ -158,6 +162,32 @@ async def offers(count: int = 50_000) -> None:
     print(f"offers: {count / took:,.0f}/s, {rows:,} rows")
 
 
+async def friendly(count: int = 30_000) -> None:
+    """First contacts of friendly mode: decided, looked up, remembered; SPF is not asked, networks are senders."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = await open_database(Path(folder) / "gate.db", (SCHEMA,), steady=CLOCK.steady, durable=False)
+        gate = make(replace(SETTINGS, mode=Mode.FRIENDLY), database)
+        await gate.start()
+        task = asyncio.get_running_loop().create_task(gate.run())
+        recipient = Address("ann", "example.org")
+        began, cpu = time.perf_counter(), time.process_time()
+        for at in range(count):
+            ip = f"{10 + (at >> 16)}.{at >> 8 & 255}.{at & 255}.1"
+            client = Client(ip=ip, port=1, local_ip="192.0.2.1", local_port=25, listener="mx", helo="mail")
+            assert gate.decide(ip, "mx").verdict is Verdict.GREY
+            standing = await gate.recipient(client, Address(f"u{at}", "b"), recipient, (1,), CLOCK.now())
+            assert standing.say is Say.DEFER
+            while gate.counts().waiting > 15_000:
+                await asyncio.sleep(0.005)
+        await gate.flush()
+        took, spent = time.perf_counter() - began, time.process_time() - cpu
+        rows = (await database.read(COUNT, {}))[0][0]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await database.close()
+    print(f"friendly: {count / took:,.0f}/s, {spent / count * 1e6:.0f} us of CPU a contact, {rows:,} rows")
+
+
 def _serve(settings: GateSettings, ready: "socket.socket", port: socket.socket, backlog: str) -> None:
     """A server process: greylists everybody; answers on `ready` with its octets and CPU time."""
 
@@ -283,6 +313,7 @@ def main() -> None:
         "tables": tables,
         "prefixes": lambda: uvloop.run(prefixes()),
         "offers": lambda: uvloop.run(offers()),
+        "friendly": lambda: uvloop.run(friendly()),
         "contacts": lambda: uvloop.run(contacts()),
         "held": lambda: held(min(10_000, hard - 100)),
     }

@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import os
 import random
+import resource
 import socket
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from gatepost.accounts.directory import Directory
 from gatepost.accounts.password import Hasher
 from gatepost.aio.clock import SystemClock
 from gatepost.aio.drive import Wire
-from gatepost.aio.listen import Limits, Listener
+from gatepost.aio.listen import BATCH, Limits, Listener
 from gatepost.aio.resolve import Resolver, system_servers
 from gatepost.aio.tls import Pair, TlsHolder, TlsUnusable, client_context, self_signed, write_pair
 from gatepost.base.clock import Clock, Instant
@@ -36,6 +37,9 @@ from gatepost.db.unit import NotCommitted
 from gatepost.diary.refused.counts import Refusals
 from gatepost.diary.refused.counts import sweep as sweep_refusals
 from gatepost.diary.verbs import sweep as sweep_diary
+from gatepost.feeds.bgp.service import BgpService
+from gatepost.feeds.lists.feed import ListFeed
+from gatepost.feeds.lists.stored import StoredTables
 from gatepost.gate.bans import Doorkeeper
 from gatepost.gate.decide import Decision, Verdict
 from gatepost.gate.dnslists import DnsLists
@@ -43,7 +47,10 @@ from gatepost.gate.gate import Gate
 from gatepost.gate.grey import source
 from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import Prefix, number_of, parse_prefix, senders_within
+from gatepost.gate.redirect import redirected
 from gatepost.gate.release import keep_releasing
+from gatepost.gate.settings import GateSettings
+from gatepost.gate.tarpit import places
 from gatepost.intake import lmtp, mx, submission
 from gatepost.intake import ports as intake
 from gatepost.intake.auth import Throttle
@@ -83,7 +90,6 @@ _BUSY: Final = {
     Kind.POP3: POP3_BUSY,
 }
 _TOTAL: Final = {
-    Kind.MX: Limits(11_000, 20, 60),
     Kind.IMAP: Limits(10_000, 30, 120),
     Kind.IMAPS: Limits(10_000, 30, 120),
 }
@@ -125,7 +131,7 @@ class Worker:
         )
         self._dns_lists = DnsLists(config.gate.dns, self._resolver, clock=self._clock, log=self._log)
         self._gate = Gate(
-            config.gate,
+            _in_bounds(config.gate),
             self._databases.gate,
             hostname=config.hostname,
             clock=self._clock,
@@ -137,6 +143,23 @@ class Worker:
         )
         await self._build_ground()
         await self._gate.start()
+        self._bgp = BgpService(
+            config.feeds.bgp,
+            self._gate,
+            own=_own_ips(config),
+            clock=self._clock,
+            log=self._log,
+            data_dir=config.data_dir,
+        )
+        self._lists = ListFeed(
+            config.feeds.lists,
+            config.data_dir,
+            self._gate,
+            StoredTables(self._databases.gate, config.gate, self._clock),
+            clock=self._clock,
+            log=self._log,
+            chance=random.random,
+        )
         await self._build_path()
         for name, listening in sockets.items():
             self._listen(name, listening)
@@ -146,7 +169,7 @@ class Worker:
         jobs = [self._gate.run(), self._queue.run(), self._flush_refusals(), self._rotate_tickets()]
         jobs.append(self._dns_lists.watch())
         if self._slot == 0:
-            jobs += [self._sweep(), self._release()]
+            jobs += [self._sweep(), self._release(), self._bgp.run(), self._lists.run()]
         for job in jobs:
             self._own(job)
         self._drained = asyncio.Event()
@@ -154,6 +177,7 @@ class Worker:
 
     async def drain(self, grace: float = DRAIN_S) -> None:
         """Accept no more, let sessions end for `grace` seconds, give the queue back, stop."""
+        self._bgp.leave()  # at once: a neighbour takes one session only, and the next generation wants it
         async with asyncio.TaskGroup() as group:
             for listener in self._listeners:
                 group.create_task(listener.drain(grace))
@@ -172,11 +196,14 @@ class Worker:
         """
         ruleset = await asyncio.to_thread(load_rules, config.policy, self._log.warning)
         pairs = tuple(Pair(Path(each.certificate), Path(each.key)) for each in config.tls.certificates)
-        await self._gate.reload(config.gate)
+        if self._slot == 0:
+            await self._bgp.renew(config.feeds.bgp)
+            self._lists.renew(config.feeds.lists)
+        await self._gate.reload(_in_bounds(config.gate))
         try:
             self._certificates.reload(self._clock.now(), pairs or None)
         except TlsUnusable:
-            await self._gate.reload(self._config.gate)
+            await self._gate.reload(_in_bounds(self._config.gate))
             raise
         self._doorkeeper.renew(config.gate.bans)
         self._policy.renew(config.policy, ruleset)
@@ -191,6 +218,8 @@ class Worker:
                 "upgrade_needed", sections=", ".join(waiting), text="gatepost upgrade takes these settings too."
             )
         self._config = replace(config, **{name: getattr(self._config, name) for name in waiting})
+        for listener in self._listeners:
+            listener.renew(_limits(self._config.listeners[listener.name].kind, self._config))
         self._log.info("reloaded", slot=self._slot)
 
     # --- building -------------------------------------------------------------------------------------------
@@ -309,12 +338,13 @@ class Worker:
             listener = Listener(
                 sock,
                 accept,
-                limits=_TOTAL.get(kind, Limits()),
+                limits=_limits(kind, self._config),
                 name=name,
                 log=self._log,
                 tls=self._certificates if kind.implicit_tls else None,
                 busy=_BUSY.get(kind, b""),
                 balancers=_balancers(settings.proxy),
+                redirected=kind is Kind.SPAMD,
             )
             listener.start()
             self._listeners.append(listener)
@@ -323,6 +353,9 @@ class Worker:
         """Ask the gate, then hand the wire to who speaks its protocol."""
         if not wire.peer_ip or wire.probe:  # a unix socket: somebody on this machine; or a balancer's health check
             return self._session(wire, kind, name, tag)
+        if kind is Kind.SPAMD:
+            self._tarpit(wire, redirected(wire.peer_ip, self._gate))
+            return None
         decision = self._gate.decide(wire.peer_ip, kind.value)
         match decision.verdict:
             case Verdict.BLOCK:
@@ -332,37 +365,44 @@ class Worker:
             case Verdict.GREY if self._gate.asks_lists(decision, kind.value):
                 return self._look_up(wire, kind, name, tag, decision)
             case Verdict.GREY | Verdict.BLACK if self._gate.tarpits(decision):
-                self._refusals.count(wire.peer_ip, decision.verdict.value, self._clock.now())
-                self._gate.hold(wire, decision)
+                self._tarpit(wire, decision)
                 return None
         return self._admit(wire, kind, name, tag, decision)
 
     async def _look_up(self, wire: Wire, kind: Kind, name: str, tag: str, decision: Decision) -> None:
         """Ask the DNS lists about a client that no table knows, while it waits for its greeting."""
         decision = await self._gate.look_up(wire.peer_ip, decision)
+        if wire.closed:  # it has left: nobody would tell a session so
+            return
         if self._gate.tarpits(decision):
-            self._refusals.count(wire.peer_ip, decision.verdict.value, self._clock.now())
-            self._gate.hold(wire, decision)
+            self._tarpit(wire, decision)
             return
         session = self._admit(wire, kind, name, tag, decision)
         if session is not None:
             await session
 
+    def _tarpit(self, wire: Wire, decision: Decision) -> None:
+        """Hold a client, and count that it was refused."""
+        self._refusals.count(wire.peer_ip, decision.verdict.value, self._clock.now())
+        self._gate.hold(wire, decision)
+
     def _admit(
         self, wire: Wire, kind: Kind, name: str, tag: str, decision: Decision
     ) -> Coroutine[object, object, None] | None:
         """Give a connection to its session, unless its source has too many."""
-        reason = self._gate.opened(wire.peer_ip, kind.value)
+        reason = self._gate.opened(wire.peer_ip, kind.value, decision)
         if reason:
-            self._gate.closed(wire.peer_ip, kind.value)
+            self._gate.closed(wire.peer_ip, kind.value, decision)
             self._refusals.count(wire.peer_ip, "rate", self._clock.now())
             wire.abort()
             return None
-        if kind is Kind.MX and decision.lists:
-            self._gate.mailed_us(wire.peer_ip)
-        return self._counted(wire, kind, self._session(wire, kind, name, tag))
+        if kind is Kind.MX:
+            self._gate.let_in(wire.peer_ip, wire.local_ip, wire.local_port, decision)
+        return self._counted(wire, kind, decision, self._session(wire, kind, name, tag))
 
-    async def _counted(self, wire: Wire, kind: Kind, session: Coroutine[object, object, None]) -> None:
+    async def _counted(
+        self, wire: Wire, kind: Kind, decision: Decision, session: Coroutine[object, object, None]
+    ) -> None:
         """Run a session where `cut` finds it."""
         who = source(wire.peer_ip)
         self._live[who].add(wire)
@@ -372,7 +412,7 @@ class Worker:
             self._live[who].discard(wire)
             if not self._live[who]:
                 del self._live[who]
-            self._gate.closed(wire.peer_ip, kind.value)
+            self._gate.closed(wire.peer_ip, kind.value, decision)
 
     def _session(self, wire: Wire, kind: Kind, name: str, tag: str) -> Coroutine[object, object, None]:
         match kind:
@@ -386,6 +426,8 @@ class Worker:
                 return serve_imap(wire, self._view)
             case Kind.POP3 | Kind.POP3S:
                 return pop3.serve(wire, self._view)
+            case Kind.SPAMD:
+                return _nothing()  # a balancer's health check; everybody else is held
 
     async def _release(self) -> None:
         """Let those go whose ban is over, for ever."""
@@ -410,7 +452,8 @@ class Worker:
                 wire.abort()
 
     def _crowded(self) -> bool:
-        return sum(listener.open for listener in self._listeners) > CROWDED_SHARE * Limits().total
+        served = sum(listener.open for listener in self._listeners) - self._gate.counts().held
+        return served > CROWDED_SHARE * Limits().total
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
@@ -520,7 +563,30 @@ def unrenewed(old: Config, new: Config) -> tuple[str, ...]:
     names = [each.name for each in fields(Config) if each.name not in RENEWED]
     kept = {name: getattr(new, name) for name in names}
     kept["server"] = replace(new.server, log_level=old.server.log_level)
+    kept["feeds"] = replace(new.feeds, bgp=old.feeds.bgp, lists=old.feeds.lists)
     return tuple(name for name in names if kept[name] != getattr(old, name))
+
+
+async def _nothing() -> None:
+    """Serve nobody: the listener closes the wire."""
+
+
+def _in_bounds(settings: GateSettings) -> GateSettings:
+    """Return the gate's settings with no more held connections than this process has descriptors for."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return replace(settings, connections=places(settings.connections, descriptors))
+
+
+def _limits(kind: Kind, config: Config) -> Limits:
+    """Return a listener's limits: where clients are held, the places of the gate beside those of the server."""
+    held = _in_bounds(config.gate).connections
+    match kind:
+        case Kind.MX:
+            return Limits(held + Limits().total, 20, 60)
+        case Kind.SPAMD:
+            return Limits(held + BATCH, 0, 0)  # beyond the places the gate closes, and counts it
+        case _:
+            return _TOTAL.get(kind, Limits())
 
 
 def _scanner(config: Config) -> SimpleScanner | None:

@@ -18,7 +18,7 @@ from gatepost.accounts.settings import AccountSettings
 from gatepost.base.settings import BadSetting, fill
 from gatepost.diary.settings import DiarySettings
 from gatepost.feeds.settings import FeedSettings
-from gatepost.gate.kernel.settings import KernelSettings
+from gatepost.gate.kernel.settings import KernelMode, KernelSettings
 from gatepost.gate.prefix import Prefix, parse_prefix
 from gatepost.gate.settings import GateSettings
 from gatepost.intake.settings import IntakeSettings
@@ -54,6 +54,7 @@ class Kind(Enum):
     IMAPS = "imaps"
     POP3 = "pop3"
     POP3S = "pop3s"
+    SPAMD = "spamd"
 
     @property
     def implicit_tls(self) -> bool:
@@ -70,6 +71,7 @@ PORTS: Final = {
     Kind.IMAPS: 993,
     Kind.POP3: 110,
     Kind.POP3S: 995,
+    Kind.SPAMD: 8025,
 }
 
 
@@ -109,7 +111,8 @@ class ListenSettings:
     """One listener: `[listen.NAME]`. Without any, the usual ports are opened on all addresses."""
 
     kind: Kind
-    """mx, submission, submissions, lmtp, imap, imaps, pop3 or pop3s."""
+    """mx, submission, submissions, lmtp, imap, imaps, pop3, pop3s; or spamd: where a packet filter redirects who is
+    to be held."""
 
     address: tuple[str, ...] = ("0.0.0.0", "::")  # noqa: S104  (a mail server is there for everybody)
     """Addresses, each with or without a port: `192.0.2.1`, `192.0.2.1:2525`, `[2001:db8::1]:25`; port 0 lets the
@@ -219,9 +222,23 @@ def parse(text: str, path: Path) -> Config:
                 split_address(address, PORTS[listener.kind], ("listen", name, "address", at))
             for at, network in enumerate(listener.proxy):
                 parse_network(network, ("listen", name, "proxy", at))
+        _check_kernel(config)
     except BadSetting as wrong:
         raise located(wrong, text, path) from wrong
     return config
+
+
+def _check_kernel(config: Config) -> None:
+    """See that somebody listens where the kernel redirects to: else unknown senders would be refused."""
+    port = config.kernel.port
+    taken = any(
+        split_address(address, PORTS[each.kind], ("listen",))[1] == port
+        for each in config.listeners.values()
+        for address in each.address
+    )
+    if config.kernel.mode is KernelMode.NFTABLES and not taken:
+        remedy = f'add [listen.gate] with kind = "mx" and address = ["0.0.0.0:{port}", "[::]:{port}"]'
+        raise BadSetting(("kernel", "port"), f"no listener has port {port}", remedy)
 
 
 def located(wrong: BadSetting, text: str, path: Path) -> ConfigError:

@@ -4,18 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatepost.aio import libnftables
 from gatepost.base.clock import Instant, later, seconds
 from gatepost.codec import nft
+from gatepost.config import ConfigError, parse
 from gatepost.db.unit import Database, Unit
 from gatepost.gate import verbs
-from gatepost.gate.decide import BRUTEFORCE, GREYTRAP, SPAMD, WHITE
+from gatepost.gate.decide import BRUTEFORCE, GREYTRAP, NOSPAMD, SPAMD, WHITE
 from gatepost.gate.kernel.helper import BAN_NOTE, KernelGate, Policy
-from gatepost.gate.kernel.mirror import NEVER, Content, Member, Mirror, Span, flatten, split
+from gatepost.gate.kernel.mirror import NEVER, Content, Member, Mirror, Span, base_of, flatten, split
 from gatepost.gate.kernel.rules import LISTS, MADE, TABLE, Ports, ruleset, set_name
 from gatepost.gate.kernel.settings import KernelMode, KernelSettings, Refusal
 from gatepost.gate.networks import Networks
@@ -202,6 +205,29 @@ def test_one_address_more_is_one_message() -> None:
     assert mirror.give(SPAMD, contents(*many, "203.0.113.7"), START) == 0
 
 
+@given(st.lists(st.tuples(st.booleans(), st.lists(prefixes(4), max_size=4)), min_size=1, max_size=6))
+def test_hosts_beside_a_feed_are_compared_alone_and_yet_the_kernel_holds_both(
+    steps: list[tuple[bool, list[Prefix]]],
+) -> None:
+    kernel = FakeKernel()
+    mirror = Mirror(kernel)
+    base = base_of([])
+    for fresh, own in steps:
+        if fresh:
+            fed = own
+            base = base_of([Networks.of(fed)])
+        members = [Member(Prefix(4, 32, each.number)) for each in own]
+        content = Content(flatten(members, (), 4), base=base)
+        if not content.few():
+            continue
+        mirror.give(SPAMD, content, START)
+        hosts = {each.key for each in kernel.sets[set_name(SPAMD, 4, hosts=True)]}
+        spans = {span.first << 32 | span.last for span in split(content.four)[0]}
+        assert {key << 32 | key for key in hosts} == base.of(4, hosts=True) | spans
+        nets = nft.ranges(kernel.sets[set_name(SPAMD, 4, hosts=False)], 4)
+        assert {each.first << 32 | each.last for each in nets} == base.of(4, hosts=False)
+
+
 def test_what_the_kernel_refuses_is_filled_anew() -> None:
     kernel = FakeKernel()
     mirror = Mirror(kernel)
@@ -292,6 +318,19 @@ def test_limits_count_what_their_listener_has_and_ban_only_into_bruteforce() -> 
     assert not [name for name in rules(gate, KernelSettings(), ports) if name.startswith("meter-")]
 
 
+def test_a_missing_library_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libnftables, "_LIBRARY", "libnftables.so.999")
+    with pytest.raises(libnftables.NftablesError, match="install libnftables1"):
+        libnftables.Libnftables()
+
+
+def test_without_a_listener_where_the_kernel_redirects_to_the_configuration_is_refused() -> None:
+    text = '[kernel]\nmode = "nftables"\n'
+    with pytest.raises(ConfigError, match=r"gatepost.toml:1: kernel.port: no listener has port 8025 \(add"):
+        parse(text, Path("gatepost.toml"))
+    parse(text + '[listen.gate]\nkind = "mx"\naddress = ["0.0.0.0:8025"]\n', Path("gatepost.toml"))
+
+
 @pytest.mark.parametrize("wrong", [{"port": 0}, {"open": (70_000,)}, {"devices": ('eth0" accept',)}])
 def test_settings_that_no_ruleset_could_say_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"is not a port|no name of an interface"):
@@ -309,7 +348,7 @@ class Scene:
         self.kernel = FakeKernel()
         self.clock = MovedClock()
         self.journal = Journal()
-        policy = Policy(GateSettings(mode=Mode.SPAMD), kernel, Ports())
+        policy = Policy(GateSettings(mode=Mode.SPAMD, backups=("192.0.2.99",)), kernel, Ports())
         self.gate = KernelGate(policy, database, self.kernel, self.kernel, self.clock, self.journal)
 
     async def add(self, table: str, *texts: str) -> None:
@@ -353,6 +392,7 @@ def play(scene_of: Callable[[Scene], Awaitable[None]], kernel: KernelSettings | 
 def test_verbs_feeds_lists_and_the_greylist_reach_the_kernel() -> None:
     async def act(here: Scene) -> None:
         kernel = here.kernel
+        assert kernel.holds(NOSPAMD, "192.0.2.99")  # our backups
         await here.add(SPAMD, "192.0.2.0/24", "!192.0.2.9", "2001:db8::/32")
         await kernel.until(lambda: kernel.holds(SPAMD, "192.0.2.8"))
         assert not kernel.holds(SPAMD, "192.0.2.9")
@@ -361,6 +401,11 @@ def test_verbs_feeds_lists_and_the_greylist_reach_the_kernel() -> None:
         await kernel.until(lambda: not kernel.holds(SPAMD, "192.0.2.8"))
         await here.feed("bgp_spamd", "203.0.113.0/24", "198.51.100.7")
         await kernel.until(lambda: kernel.holds("bgp_spamd", "198.51.100.7"))
+        await here.add("bgp_spamd", "203.0.113.9", "192.0.2.200")
+        await kernel.until(lambda: kernel.holds("bgp_spamd", "192.0.2.200"))
+        await here.add("bgp_spamd", "!203.0.113.9/31")
+        await kernel.until(lambda: not kernel.holds("bgp_spamd", "203.0.113.8"))
+        assert kernel.holds("bgp_spamd", "203.0.113.9")
         await here.feed("bgp_spamd", "203.0.113.0/24")
         await kernel.until(lambda: not kernel.holds("bgp_spamd", "198.51.100.7"))
         await here.feed("uatraps", "198.51.100.8", message="You are on a list\\n")

@@ -55,3 +55,41 @@ def test_sources_are_forgotten_when_their_count_would_begin_anew() -> None:
     assert len(limits) <= FORGET_EVERY + 600
     limits.opened("open", 900.0)
     limits.closed("never opened")
+
+
+@pytest.mark.row("PF-20")
+def test_the_101st_connection_of_all_sources_is_too_much_until_one_ends_and_nobodys_fault() -> None:
+    limits = SourceLimits(RateSettings(connections=10, count=10, within=Seconds(5), overload=""), 100)
+    assert [limits.opened(f"{at}", 0.0) for at in range(100)] == [""] * 100
+    full = [limits.full]
+    assert limits.opened("late", 0.0) == "more than 100 connections in all"
+    full.append(limits.full)
+    limits.closed("late")
+    full.append(limits.full)
+    assert full == [False, True, False]
+    assert limits.opened("late", 0.0) != ""
+    limits.closed("late")
+    limits.closed("7")
+    assert limits.opened("late", 0.0) == ""
+
+
+@pytest.mark.row("PF-20")
+def test_what_max_turned_away_is_no_part_of_its_sources_rate() -> None:
+    limits = SourceLimits(RateSettings(count=2, within=Seconds(5)), 1)
+    assert limits.opened("held", 0.0) == ""
+    for _ in range(9):
+        assert "in all" in limits.opened("a", 0.0)
+        limits.closed("a")
+    limits.closed("held")
+    assert limits.opened("a", 0.0) == ""
+
+
+@pytest.mark.row("PF-20")
+def test_without_a_ban_a_source_is_refused_only_while_it_has_too_many() -> None:
+    limits = SourceLimits(RateSettings(connections=10, overload=""), 100)
+    assert [limits.opened("a", 60.0 * at) for at in range(10)] == [""] * 10
+    assert limits.opened("a", 900.0) == "more than 10 connections"
+    assert not limits.full
+    limits.closed("a")
+    limits.closed("a")
+    assert limits.opened("a", 960.0) == ""

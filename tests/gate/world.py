@@ -1,6 +1,7 @@
 """What the tests of the gate share: a gate over a database, a wire in memory, a clock that stands still."""
 
 import heapq
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -52,6 +53,7 @@ class HeldWire:
         self.waiting = b""
         self.closed = self.reset = self.lost = False
         self.due: float | None = None
+        self.tls: ssl.SSLContext | None = None
         self.session: Held | None = None
         self.moment = 0.0
 
@@ -82,6 +84,10 @@ class HeldWire:
     def wake_at(self, steady: float) -> None:
         """Ask for a call of `due`."""
         self.due = steady
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Remember that hands are shaken now."""
+        self.tls = context
 
     def send(self, octets: bytes) -> None:
         """Let the client speak."""

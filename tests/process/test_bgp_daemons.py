@@ -1,24 +1,33 @@
 """The feed with real OpenBGPD, BIRD and GoBGP as route servers, each in a network namespace of its own."""
 
 import asyncio
+import re
+import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gatepost.aio.clock import SystemClock
+from gatepost.base.units import Seconds
+from gatepost.databases import reached
 from gatepost.feeds.bgp import verbs
-from gatepost.feeds.bgp.door import door_path
+from gatepost.feeds.bgp.connect import Speaker
+from gatepost.feeds.bgp.door import Refused, door_path
 from gatepost.feeds.bgp.feed import BgpFeed
 from gatepost.feeds.bgp.plan import compose
 from gatepost.feeds.bgp.query import RibQuery
-from gatepost.feeds.bgp.session import linked
 from gatepost.feeds.bgp.settings import BgpSettings, NeighborSettings
+from gatepost.gate import verbs as gate_verbs
+from gatepost.gate.settings import GateSettings
 from tests.feeds.bgp.daemons import OUR_AS, RS_AS, Daemon, daemon
 from tests.feeds.bgp.fed import TABLES, Lines, RememberedTables
 from tests.feeds.bgp.test_conf import ARTICLE
+from tests.process.served import Served, until
 from tests.support.loop import run
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
@@ -51,7 +60,7 @@ class Running:
         self.feed = BgpFeed(
             compose(settings, ()),
             self.tables,
-            linked(clock, self.log),
+            Speaker(clock=clock, log=self.log).link,
             clock=clock,
             log=self.log,
             door=door_path(data_dir),
@@ -157,9 +166,11 @@ def test_the_articles_configuration_with_two_route_servers(tmp_path: Path) -> No
             assert b"20.0." not in during
             two.kill()
 
-    with daemon("openbgpd", tmp_path / "one", announced(100, 20, 0)) as one:
-        with daemon("bird2", tmp_path / "two", announced(100, 30, 0)) as two:
-            run(main(one, two))
+    with (
+        daemon("openbgpd", tmp_path / "one", announced(100, 20, 0)) as one,
+        daemon("bird2", tmp_path / "two", announced(100, 30, 0)) as two,
+    ):
+        run(main(one, two))
     after = subprocess.run(["ip", "route", "show", "table", "all"], capture_output=True, check=True).stdout
     assert after == before
 
@@ -167,7 +178,7 @@ def test_the_articles_configuration_with_two_route_servers(tmp_path: Path) -> No
 @pytest.mark.row("BGP-08")
 @pytest.mark.peer("bird2")
 def test_a_leaked_default_route_and_bogons_of_a_real_server_are_refused(tmp_path: Path) -> None:
-    routes = {each: "65066:666" for each in ("0.0.0.0/0", "10.0.0.0/8", "5.0.0.0/8", "192.168.0.0/16", "22.0.0.1/32")}
+    routes = dict.fromkeys(("0.0.0.0/0", "10.0.0.0/8", "5.0.0.0/8", "192.168.0.0/16", "22.0.0.1/32"), "65066:666")
 
     async def main(server: Daemon) -> None:
         settings = BgpSettings(asn=OUR_AS, neighbors=(neighbor(server),), tables=TABLES)
@@ -185,6 +196,113 @@ def test_a_leaked_default_route_and_bogons_of_a_real_server_are_refused(tmp_path
 
     with daemon("bird2", tmp_path / "bird2", routes) as server:
         run(main(server))
+
+
+@pytest.mark.row("BGP-08")
+@pytest.mark.peer("bird2")
+def test_a_real_server_that_announces_too_much_is_told_so_and_left(tmp_path: Path) -> None:
+    async def main(server: Daemon) -> None:
+        settings = BgpSettings(
+            asn=OUR_AS,
+            neighbors=(replace(neighbor(server), max_prefix=210, max_prefix_restart=Seconds(0)),),
+            tables=TABLES,
+        )
+        async with running(settings, tmp_path) as fed:
+            await fed.tables.count("bgp_spamd", 200, within=SETTLED_S)
+            assert len(fed.log.named("bgp_nearly_too_many")) == 1
+            for each in range(11):
+                await asyncio.to_thread(server.add, f"22.0.0.{each}/32", "65066:666")
+            await until_down(tmp_path)
+            await fed.tables.count("bgp_spamd", 0, within=1)
+            (status,) = await verbs.list_neighbors(tmp_path)
+            assert "maximum number of prefixes reached" in status.last_error
+            told = await asyncio.to_thread(
+                server.run, "birdc", "-s", f"{server.folder}/control", "show", "protocols"
+            )
+            assert "Maximum number of prefixes reached" in told.stdout
+
+    with daemon("bird2", tmp_path / "bird2", announced(0, 200, 0)) as server:
+        run(main(server))
+
+
+@pytest.mark.row("BG-01", "BG-04", "BG-05", "BG-06", "BG-07", "BG-08", "BG-09", "BG-11", "BG-12")
+@pytest.mark.peer("bird2")
+def test_a_whole_server_with_the_articles_files_and_script(tmp_path: Path) -> None:
+    """One route server is there, the other is not, as today both of bgp-spamd."""
+    routes = announced(30, 20, 3) | {"22.0.0.1/32": "65055:42", "22.0.0.2/32": "1:1"}
+    with daemon("bird2", tmp_path / "bird2", routes) as rs:
+        gone = rs.place.far.removesuffix("2") + "9"
+        text = ARTICLE.replace("64.142.121.62", rs.place.far).replace("217.31.80.170", gone)
+        (tmp_path / "bgpd.conf").write_text(text)
+        with Served(tmp_path, 2, f'[feeds.bgp]\nconf = "{tmp_path}/bgpd.conf"\n') as server:
+            until(lambda: _prefix_counts(server) == [55, 0], 30, server.last_words)
+            lines = server.command("bgp", "show", "summary").splitlines()
+            assert lines[0] == "Neighbor                   AS    MsgRcvd    MsgSent  OutQ Up/Down  State/PrfRcvd"
+            assert re.fullmatch(rf"{rs.place.far} +65066 +[0-9]+ +[0-9]+ +0 00:00:[0-9]{{2}} {{5}}55", lines[1])
+            assert re.fullmatch(rf"{gone} +65066 +0 +0 +0 Never +(Connect|Active)", lines[2])
+
+            words = f"{sys.executable} -m gatepost bgp rib --community 65066:666 -c {server.config}"
+            script = f"{words} | sed -e '1,4d' -e 's/\\/.*$//' -e 's/[ \\*\\>]*//'"
+            made = subprocess.run(
+                ["sh", "-c", script], capture_output=True, text=True, check=True
+            ).stdout.splitlines()
+            assert made == [f"21.0.{each}.1" for each in range(20)] + [f"2a00:1450:{each}::" for each in (1, 2, 3)]
+            assert server.command("bgp", "export", "65066:42").splitlines()[-1] == "20.0.29.1/32"
+            sent = server.command("bgp", "rib", "--neighbor", rs.place.far)
+            assert "\n      22.0.0.1/32          " in sent
+            assert "2 prefixes in no table: no rule accepts it" in sent
+
+            assert _in_table(server, "bgp_spamd", "21.0.7.1")
+            assert _in_table(server, "bgp_spamd", "2a00:1450:2::1")
+            assert not _in_table(server, "bgp_spamd_bypass", "22.0.0.1")
+            third = 'match from group "spam-bgp" community 65055:42 set pftable "bgp_spamd_bypass"\n'
+            (tmp_path / "bgpd.conf").write_text(text + third)
+            _reload(server)
+            until(lambda: _prefixes(server, "65055:42") == ["22.0.0.1/32"], 20, server.last_words)
+            until(lambda: _in_table(server, "bgp_spamd_bypass", "22.0.0.1"), 10, server.last_words)
+
+            run(verbs.order_neighbor(server.folder / "data", rs.place.far, verbs.Order.DOWN))
+            until(lambda: not _in_table(server, "bgp_spamd", "21.0.7.1"), 10, server.last_words)
+            assert "BGP state = Idle" in server.command("bgp", "neighbor", rs.place.far)
+            run(verbs.order_neighbor(server.folder / "data", rs.place.far, verbs.Order.UP))
+            until(lambda: _in_table(server, "bgp_spamd", "21.0.7.1"), 20, server.last_words)
+
+            (tmp_path / "bgpd.conf").write_text("AS 65500\n")  # the feed's end: the server goes on without
+            _reload(server)
+            until(lambda: not _in_table(server, "bgp_spamd", "21.0.7.1"), 10, server.last_words)
+            server.smtp().mail("still here")
+
+
+def _reload(server: Served) -> None:
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+
+
+def _in_table(server: Served, table: str, address: str) -> bool:
+    async def ask() -> bool:
+        async with reached(server.folder / "data") as databases:
+            done = await gate_verbs.test_entries(databases.gate, table, [address], GateSettings())
+            return done.done == done.asked
+
+    return run(ask())
+
+
+def _prefixes(server: Served, community: str) -> list[str]:
+    async def ask() -> list[str]:
+        rows = verbs.list_routes(server.folder / "data", RibQuery(community=community))
+        return [row.prefix async for row in rows]
+
+    return run(ask())
+
+
+def _prefix_counts(server: Served) -> list[int]:
+    async def ask() -> list[int]:
+        try:
+            return [each.prefixes for each in await verbs.list_neighbors(server.folder / "data")]
+        except Refused:  # it has just begun
+            return []
+
+    return run(ask())
 
 
 async def until_down(data_dir: Path) -> None:

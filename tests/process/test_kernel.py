@@ -3,17 +3,22 @@
 Each connection tells which listener took it: 25 is the mail server, 8025 the gate's own port.
 """
 
+import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from gatepost.aio.capability import keep_net_admin
 from gatepost.aio.libnftables import Libnftables, NftablesError
 from gatepost.aio.netlink import Netfilter, NetlinkError
 from gatepost.base.clock import Instant
 from gatepost.base.units import Seconds
 from gatepost.codec import nft
+from gatepost.gate.bans import BanSettings
 from gatepost.gate.decide import BRUTEFORCE, NOSPAMD
 from gatepost.gate.decide import LISTED as BGP_SPAMD
 from gatepost.gate.decide import WHITE as SPAMD_WHITE
@@ -153,8 +158,10 @@ def test_flush_global_cuts_what_a_banned_source_had_open_on_every_port(filtered:
 @pytest.mark.row("PF-10")
 def test_over_its_rate_a_source_is_banned_by_the_kernel_itself(filtered: Filtered) -> None:
     wire = filtered.wire
-    gate = GateSettings(mode=Mode.SPAMD, rates={"imap": RateSettings(0, 5, Seconds(60))})
-    filtered.load(gate, KernelSettings(KernelMode.NFTABLES, limits=True, ban_time=Seconds(2)), (("imap", (143,)),))
+    gate = GateSettings(
+        mode=Mode.SPAMD, rates={"imap": RateSettings(0, 5, Seconds(60))}, bans=BanSettings(ban_time=Seconds(2))
+    )
+    filtered.load(gate, KernelSettings(KernelMode.NFTABLES, limits=True), (("imap", (143,)),))
     held = [wire.reach(ABUSER, 143) for _ in range(5)]
     assert wire.outcome(OTHER, 143) == 143
     with pytest.raises((ConnectionResetError, Refused)):
@@ -259,6 +266,31 @@ def test_thirty_thousand_elements_are_in_the_kernel_in_a_moment_and_one_more_at_
     )
     assert filtered.wire.outcome(LISTED, 25) == 8025
     assert len(filtered.packets.elements(TABLE, set_name(BGP_SPAMD, 4, hosts=True))) == 30_001
+
+
+def test_another_user_keeps_the_one_capability_and_loads_rules_with_it(filtered: Filtered) -> None:
+    def alone() -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads; this one is alone
+            child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = 1
+        try:
+            keep_net_admin("nobody")
+            lines = Path("/proc/thread-self/status").read_text().splitlines()
+            kept = {line.split()[1] for line in lines if line.startswith("Cap")}
+            Libnftables().run(ruleset(SPAMD_MODE, KernelSettings(), Ports()))
+            with Netfilter() as packets:
+                packets.apply(
+                    list(nft.add(TABLE, set_name(NOSPAMD, 4, hosts=True), 4, [nft.Range(7, 7)], hosts=True))
+                )
+            status = 0 if os.getuid() == 65534 and kept == {f"{1 << 12:016x}"} else 2
+        finally:
+            os._exit(status)
+
+    assert filtered.wire.on_server(alone) == 0
+    assert filtered.packets.table(TABLE) is not None
 
 
 def test_the_kernel_says_what_is_wrong_and_nothing_of_a_refused_batch_is_done(filtered: Filtered) -> None:

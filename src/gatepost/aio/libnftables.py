@@ -21,7 +21,7 @@ class Libnftables:
         except OSError as missing:
             raise NftablesError(
                 f"{missing}. The gate in the kernel needs nftables' library: install libnftables1 (Debian) or"
-                ' nftables, or set gate.kernel mode = "off"'
+                ' nftables, or set kernel.mode = "off"'
             ) from missing
         library.nft_ctx_new.restype = ctypes.c_void_p
         library.nft_ctx_new.argtypes = [ctypes.c_uint32]

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from gatepost.aio.drive import PREFACE_TIME, Wire
+from gatepost.aio.original import original_destination
 from gatepost.aio.peer import is_loopback, peer_key, plain_ip
 from gatepost.aio.wheel import NEVER
 from gatepost.base.ports import Log
@@ -62,7 +63,8 @@ class Listener:
     """One listening socket of one worker.
 
     `busy` is sent in clear text to those that the limits turn away, e.g. a 421 line; empty on implicit TLS ports.
-    `balancers` tells whether a peer is a balancer whose connections begin with a PROXY header.
+    `balancers` tells whether a peer is a balancer whose connections begin with a PROXY header. `redirected`: a
+    packet filter sends connections here; a wire's local address is the one that its client dialled.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Listener:
         tls: Contexts | None = None,
         busy: bytes = b"",
         balancers: Callable[[str], bool] | None = None,
+        redirected: bool = False,
     ) -> None:
         self.name = name
         self.refused = 0
@@ -87,6 +90,8 @@ class Listener:
         self._tls = tls
         self._busy = busy
         self._balancers = balancers
+        self._destination = original_destination if redirected else _own_address
+        self._let_go = self._released  # one bound method for all wires, not one each
         self._uncounted: dict[Wire, float] = {}
         """Wires of balancers that count for no peer, and by when their header is due."""
         self._wires: set[Wire] = set()
@@ -113,6 +118,10 @@ class Listener:
         self._sock.setblocking(False)
         self._listening = True
         self._loop.add_reader(self._sock.fileno(), self._ready)
+
+    def renew(self, limits: Limits) -> None:
+        """Take other limits; who is here stays."""
+        self._limits = limits
 
     def stop(self) -> None:
         """Accept no more; the socket stays open and its queue is another's to serve."""
@@ -186,7 +195,7 @@ class Listener:
         wire = Wire(
             self._loop,
             opened=self._opened,
-            released=self._released,
+            released=self._let_go,
             tls=None if self._tls is None else self._tls.context,
             preface=partial(self._introduced, Opening()) if balanced else None,
         )
@@ -196,7 +205,7 @@ class Listener:
         if self._unix:
             wire.local_ip = "127.0.0.1"
         else:
-            local_ip, wire.local_port = sock.getsockname()[:2]
+            local_ip, wire.local_port = self._destination(sock)
             wire.local_ip = self._local.get(local_ip) or self._learn(local_ip)
         self._count(key)
         self._wires.add(wire)
@@ -349,3 +358,8 @@ class Listener:
         if len(self._local) > 1_000:
             self._local.clear()
         return self._local.setdefault(local_ip, plain_ip(local_ip))
+
+
+def _own_address(sock: socket.socket) -> tuple[str, int]:
+    ip, port = sock.getsockname()[:2]
+    return ip, port

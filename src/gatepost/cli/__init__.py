@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from gatepost.cli import bgp, care, gate, kernel, people, queue, server, story
+from gatepost.cli import bgp, care, gate, kernel, lists, people, pf, pfctl, queue, server, spamdb, story
 from gatepost.cli.common import guarded
 from gatepost.cli.imports import imports
 
@@ -23,18 +23,27 @@ app.add_typer(queue.queue, name="queue")
 app.add_typer(gate.tables, name="tables")
 app.add_typer(gate.grey, name="grey")
 gate.gate.add_typer(kernel.kernel, name="kernel")
+gate.gate.command("explain")(pf.gate_explain)
 app.add_typer(gate.gate, name="gate")
+app.add_typer(pf.pf, name="pf")
 app.add_typer(bgp.bgp, name="bgp")
+app.add_typer(lists.lists, name="lists")
 app.add_typer(imports, name="import")
 server.register(app)
 story.register(app)
 care.register(app)
+spamdb.register(app)
+pfctl.register(app)
 
 
 def run() -> int:
     """Run the command that sys.argv names."""
 
     def command() -> int:
+        if spamdb.called():
+            return spamdb.run(sys.argv[1:])
+        if pfctl.called():
+            return pfctl.run(sys.argv[1:])
         left = app(standalone_mode=False)  # an Exit comes back as its status
         return left if isinstance(left, int) else 0
 

@@ -10,6 +10,8 @@ from gatepost.cli.common import fail
 from gatepost.feeds.bgp import conf as bgpd_conf
 from gatepost.feeds.bgp import toml as bgp_toml
 from gatepost.feeds.bgp.words import BgpdConfError
+from gatepost.feeds.lists import spamdconf
+from gatepost.feeds.lists.spamdconf import SpamdConfError
 
 imports = typer.Typer(
     name="import",
@@ -40,3 +42,16 @@ def import_bgpd(file: Annotated[Path, typer.Argument(help="OpenBGPD's configurat
     except BgpdConfError as wrong:
         fail(str(wrong))
     sys.stdout.write(remarks(bgp_toml.report(found)) + bgp_toml.as_toml(found))
+
+
+@imports.command("spamd.conf")
+def import_spamd(file: Annotated[Path, typer.Argument(help="spamd-setup's configuration.")]) -> None:
+    """Print a spamd.conf as TOML for this server, its lists in the order of `all`.
+
+    This is not needed: `conf = "/etc/mail/spamd.conf"` in [feeds.lists] reads the file itself.
+    """
+    try:
+        found = spamdconf.read(file)
+    except SpamdConfError as wrong:
+        fail(str(wrong))
+    sys.stdout.write(spamdconf.as_toml(found))

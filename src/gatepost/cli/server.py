@@ -16,6 +16,7 @@ from gatepost.aio.process import find_supervisor, read_status
 from gatepost.base.settings import BadSetting
 from gatepost.cli.common import ConfigOption, JsonOption, config_file, fail, print_json, say
 from gatepost.config import Config, load, located
+from gatepost.feeds.bgp.plan import compose as compose_bgp
 from gatepost.policy.rules import load as load_rules
 from gatepost.process import generation, kernel, plan
 from gatepost.supervised import supervise
@@ -113,6 +114,10 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     for name, path in settings.gate.tables.items():
         if not Path(path).exists():
             fail(f"{file}: gate.tables.{name}: {path} does not exist (an empty file is an empty table)")
+    try:
+        warnings += compose_bgp(settings.feeds.bgp, ()).warnings()
+    except ValueError as wrong:
+        fail(f"{file}: feeds.bgp: {wrong}")
     listeners = {name: list(each.address) for name, each in settings.listeners.items()}
     if as_json:
         print_json({"config": str(file), "listeners": listeners, "rules": len(ruleset.rules), "warnings": warnings})

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from gatepost.feeds.bgp.settings import BgpSettings
+from gatepost.feeds.lists.settings import ListsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,3 +12,6 @@ class FeedSettings:
 
     bgp: BgpSettings = field(default_factory=BgpSettings)
     """Route servers that announce addresses by BGP."""
+
+    lists: ListsSettings = field(default_factory=ListsSettings)
+    """Lists of addresses from files, the web and programs."""

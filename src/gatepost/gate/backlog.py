@@ -82,9 +82,6 @@ class Backlog:
                     await asyncio.sleep(GATHER_S)
                 self._more.clear()
                 await self.write()
-                if self._offers >= ROWS_EVERY:
-                    self._offers = 0
-                    await self.evict()
         finally:
             try:
                 async with asyncio.timeout(LAST_S):
@@ -112,6 +109,9 @@ class Backlog:
 
     async def _write(self, *, once: bool) -> None:
         while self._units or self._steps:
+            if self._offers >= ROWS_EVERY:  # within the loop: a flood that goes on keeps us in it
+                self._offers = 0
+                await self.evict()
             unit = self._units[0] if self._units else None
             count = 0 if unit else min(len(self._steps), BATCH_STEPS)
             batch = unit or Unit(tuple(self._steps[at] for at in range(count)))

@@ -90,7 +90,7 @@ class DnsListSettings:
 
 @dataclass(frozen=True, slots=True)
 class DnsSettings:
-    """DNS lists of senders: `[gate.dns]`. They are asked about who is in no table, on port 25."""
+    """DNS lists of senders: `[gate.dns]`. They are asked about whom the greylist would meet, on port 25."""
 
     lists: tuple[DnsListSettings, ...] = ()
     """The lists; most demand a resolver of one's own and have terms of use."""

@@ -6,8 +6,8 @@ The scan that makes senders white runs in one worker (`scans`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +36,6 @@ from gatepost.gate.decide import (
     Look,
     Plan,
     Verdict,
-    decide,
     explain,
 )
 from gatepost.gate.dnslists import DnsLists, Opinion
@@ -55,6 +54,10 @@ from gatepost.gate.grey import (
 from gatepost.gate.limits import SourceLimits
 from gatepost.gate.networks import Networks
 from gatepost.gate.parts import Part, read_networks, read_parts
+from gatepost.gate.pfconf.lex import PfConfError
+from gatepost.gate.pfconf.rules import PORTS, Asked, PfPlan, PfRules, Ruling
+from gatepost.gate.pfconf.words import DeclaredTable
+from gatepost.gate.pflog import PfLog
 from gatepost.gate.prefix import Prefix, address_text, number_of, parse_prefix, sender_prefix, senders_within
 from gatepost.gate.scan import read_hosts, scan
 from gatepost.gate.settings import GateSettings, Ipv6, Mode, TooEarlyAction
@@ -74,7 +77,7 @@ from gatepost.gate.steps import (
     table_news,
     whiten_step,
 )
-from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, read_compact
+from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, read_compact, read_file
 from gatepost.gate.tarpit import NEARLY_FULL, Connection, Held, Stance
 from gatepost.judge import spf
 
@@ -151,7 +154,9 @@ class Gate:
         self._files: dict[str, list[Entry] | Networks] = {}
         self._parts: dict[tuple[str, str], tuple[Instant, Networks]] = {}
         self._messages: dict[str, str] = {}
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, Plan | PfPlan] = {}
+        self._rules: PfRules | None = None
+        self._pflog = PfLog(settings.connection_log, clock=clock, log=log)
         self._planned = 0
         self._spamtraps: frozenset[str] = frozenset()
         self._limits: dict[str, SourceLimits] = {}
@@ -168,6 +173,7 @@ class Gate:
         """Take other settings; held sessions go on as they began, tables keep their content. Then `start` again."""
         self._settings = self._backlog.settings = settings
         self._friendly.settings = settings.friendly
+        self._pflog.renew(settings.connection_log)
         if self._dns_lists is not None:
             self._dns_lists.renew(settings.dns)
         self._exempt = tuple(parse_prefix(each) for each in settings.exempt)
@@ -175,7 +181,7 @@ class Gate:
         self._plans.clear()
         old = self._limits
         self._limits = {
-            kind: old[kind] if kind in old and old[kind].settings == rate else SourceLimits(rate)
+            kind: old[kind] if kind in old and old[kind].settings == rate else SourceLimits(rate, rate.total)
             for kind, rate in settings.rates.items()
         }
 
@@ -190,15 +196,22 @@ class Gate:
                 self._tables[name].count(version, number, passed=decision.verdict is Verdict.PASS)
         return decision
 
-    def _plan(self, kind: str) -> Plan:
+    def _plan(self, kind: str) -> Plan | PfPlan:
         """Return what decides for a kind of listener, made anew after a table was replaced."""
         if self._planned != self._tables.version:
             self._planned = self._tables.version
             self._plans.clear()
         plan = self._plans.get(kind)
         if plan is None:
-            plan = self._plans[kind] = Plan(kind, self._tables, self.lists, self._settings, self._exempt)
+            plan = self._plans[kind] = self._make_plan(kind)
         return plan
+
+    def _make_plan(self, kind: str) -> Plan | PfPlan:
+        settings = self._settings
+        if self._rules is None or kind not in PORTS:
+            return Plan(kind, self._tables, self.lists, settings, self._exempt)
+        asked = Asked(settings.unlisted_ipv6, tuple(self.lists), settings.greylist)
+        return self._rules.plan(PORTS[kind], self._tables, asked, self._exempt)
 
     def holds(self, table: str, version: int, number: int) -> bool:
         """Tell whether an address, as a number, is in a table (of `decide`)."""
@@ -239,21 +252,45 @@ class Gate:
     def explain(self, ip: str, kind: str) -> Explanation:
         """Say why a connection is decided as it is."""
         matches = ((table.name, table.match(ip)) for table in self._tables)
-        return Explanation(
-            decide(ip, kind, self, self._settings, self._exempt),
-            explain(ip, kind, self, self._settings, self._exempt),
-            tuple((name, ("!" if match.negated else "") + match.text) for name, match in matches if match),
+        entries = tuple((name, ("!" if match.negated else "") + match.text) for name, match in matches if match)
+        decision, settings = self._plan(kind).decide(*number_of(ip)), self._settings
+        if self._rules is None or kind not in PORTS or self._is_exempt(ip):
+            return Explanation(decision, explain(ip, kind, self, settings, self._exempt), entries)
+        looks = self._rules.explain(
+            *number_of(ip),
+            PORTS[kind],
+            self.holds,
+            settings.unlisted_ipv6,
+            lists=self.lists,
+            greylist=settings.greylist,
         )
+        return Explanation(decision, looks, entries)
 
-    def opened(self, ip: str, kind: str) -> str:
-        """Count a connection against its kind's limits; return why it must go, or nothing. Then call `closed`."""
-        limits = self._limits.get(kind)
+    def opened(self, ip: str, kind: str, decision: Decision | None = None) -> str:
+        """Count a connection against the limits of the rule that let it pass, or of its kind of listener.
+
+        Returns why it must go, or nothing. Then call `closed`.
+        """
+        limits = self._limits_of(kind, decision)
         if limits is None or self._is_exempt(ip):
             return ""
         reason = limits.opened(source(ip), self._clock.steady())
-        if reason and limits.settings.overload:
+        if reason and limits.settings.overload and not limits.full:
             self._ban(ip, kind, limits.settings.overload, reason)
         return reason
+
+    def _limits_of(self, kind: str, decision: Decision | None) -> SourceLimits | None:
+        if self._rules is None:
+            return self._limits.get(kind)
+        ruled = decision.limits if isinstance(decision, Ruling) else None
+        if ruled is None or not ruled.any:
+            return None
+        assert isinstance(decision, Ruling)
+        key = f"line {decision.line} {kind}"  # a list of ports stands for a rule each
+        found = self._limits.get(key)
+        if found is None:
+            found = self._limits[key] = SourceLimits(ruled.rate, ruled.total)
+        return found
 
     def shields(self, prefix: Prefix) -> bool:
         """Tell whether a network holds somebody who is never banned: exempt, one of our own, or in nospamd."""
@@ -280,9 +317,9 @@ class Gate:
         self._backlog.commit(steps, table_news(ban.table))
         self._flush_global(ban.prefix)
 
-    def closed(self, ip: str, kind: str) -> None:
+    def closed(self, ip: str, kind: str, decision: Decision | None = None) -> None:
         """Count the end of a connection that `opened` was told of."""
-        limits = self._limits.get(kind)
+        limits = self._limits_of(kind, decision)
         if limits is not None and not self._is_exempt(ip):
             limits.closed(source(ip))
 
@@ -394,9 +431,18 @@ class Gate:
             sender = sender_prefix(version, number).text
             self._mailed[sender] = self._mailed.get(sender, 0) + 1
 
+    def let_in(self, ip: str, dialled: str, port: int, decision: Decision) -> None:
+        """A connection to port 25 reached the mail server: spamlogd hears of it, if its rule is one that logs."""
+        logs = bool(decision.log) if isinstance(decision, Ruling) else bool(decision.lists)
+        if logs:
+            self._pflog.passed(ip, dialled, port, decision.rule)
+            self.mailed_us(ip)
+
     def contacted(self, ip: str) -> None:
         """We connect to a mail server: its answers are not greylisted (spamlogd, outbound)."""
-        self.mailed_us(ip)
+        if self._rules is None or self._rules.contact_log:
+            self._pflog.contacted(ip)
+            self.mailed_us(ip)
 
     # Friendly mode, asked by the intake
 
@@ -499,28 +545,38 @@ class Gate:
         return await read_parts(self._database)
 
     async def start(self) -> None:
-        """Read everything, again after `renew`; raises BadEntry or TableFull for a file that cannot be used."""
+        """Read everything, again after `renew`.
+
+        Raises BadEntry, TableFull, OSError or PfConfError for a file that cannot be used.
+        """
         if not self._listens:
             self._listens = True
             self._database.listen(TABLE_TOPIC, self._heard_of_table)
             self._database.listen(GREY_TOPIC, self._heard_of_hosts)
         now = self._clock.now()
+        self._rules = await offload(load_rules, self._settings)
+        self._plans.clear()
         self._files = {
             name: await offload(read_compact, Path(path), now) for name, path in self._settings.tables.items()
         }
+        if self._rules is not None:
+            self._tables.limit = self._rules.conf.table_entries or self._settings.tables_max
+            self._files |= await offload(declared, self._rules.tables.values(), now)
         await self._read_tables()
         await self._read_hosts()
         self._loaded = True
 
     async def reload(self, settings: GateSettings) -> None:
         """Take other settings and read everything; raises as `start` does, and then goes on with the old ones."""
-        old, files = self._settings, self._files
+        old, files, rules = self._settings, self._files, self._rules
         try:
             self.renew(settings)
             await self.start()
-        except (BadEntry, TableFull, OSError):
+        except (BadEntry, TableFull, OSError, PfConfError):
             self.renew(old)
-            self._files = files
+            self._files, self._rules = files, rules
+            if rules is not None:
+                self._tables.limit = rules.conf.table_entries or old.tables_max
             await self._read_tables()
             raise
 
@@ -528,6 +584,7 @@ class Gate:
         """Write what is learnt, read what others changed, scan; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._backlog.run())
+            group.create_task(self._pflog.run())
             group.create_task(self._ever(FRESH_S, self.refresh, self._stale.wait))
             group.create_task(self._ever(WHITE_S, self._learn_mailed))
             group.create_task(self._ever(COUNTS_S, self._learn_counts))
@@ -546,6 +603,7 @@ class Gate:
         """Write what was learnt, now."""
         await self._learn_mailed()
         await self._backlog.write(once=True)
+        await self._pflog.flush()
 
     async def refresh(self) -> None:
         """Read what others changed."""
@@ -566,7 +624,7 @@ class Gate:
         return any(network.holds(version, number) for network in self._exempt)
 
     def _is_listed(self, version: int, number: int) -> bool:
-        return any(self.holds(name, version, number) for name in BLACK_TABLES)
+        return any(self.holds(name, version, number) for name in (*BLACK_TABLES, *self.lists))
 
     def _has_place(self, ip: str, sender: str) -> bool:
         settings = self._settings
@@ -658,7 +716,8 @@ class Gate:
         """Return the tables that there are but for the two that the greylist makes."""
         made = [str(row[0]) for row in await self._database.read_long(sql.MADE_TABLES, {})]
         fed = [part.table for part in await read_parts(self._database)]
-        names = dict.fromkeys((*TABLE_NAMES, *self._settings.tables, *made, *fed))
+        ruled = self._rules.used_tables if self._rules is not None else ()
+        names = dict.fromkeys((*TABLE_NAMES, *self._settings.tables, *made, *fed, *ruled, *self._files))
         overloads = (rate.overload for rate in self._settings.rates.values() if rate.overload)
         return [name for name in (*names, *overloads) if name not in (WHITE, GREYTRAP)]
 
@@ -750,6 +809,23 @@ class Gate:
         except Exception:
             self._log.exception("gate_work_failed", work=work.__name__)
             await asyncio.sleep(STUMBLE_S)
+
+
+def load_rules(settings: GateSettings) -> PfRules | None:
+    """Read the pf.conf that is to decide, where one is named; raises PfConfError."""
+    return PfRules.load(Path(settings.rules), outside=settings.outside) if settings.rules else None
+
+
+def declared(tables: Iterable[DeclaredTable], now: Instant) -> Mapping[str, list[Entry]]:
+    """Return what a pf.conf's tables hold by its own words and its files; raises BadEntry, OSError."""
+    found = {}
+    for table in tables:
+        entries = [replace(entry, since=now) for entry in table.entries]
+        for file in table.files:
+            entries += read_file(Path(file), now)
+        if entries:
+            found[table.name] = entries
+    return found
 
 
 def lists_text(names: Sequence[str]) -> str:

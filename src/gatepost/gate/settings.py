@@ -47,6 +47,9 @@ class RateSettings:
     within: Seconds = Seconds(5)
     """The time in which `count` is meant, in whole seconds."""
 
+    total: int = 0
+    """Connections of all sources together, PF's max; 0 is no limit. Who comes then is closed, and not banned."""
+
     overload: str = "bruteforce"
     """The table that an offender is put into; empty only closes the connection."""
 
@@ -98,6 +101,16 @@ class GateSettings:
 
     friendly: FriendlySettings = field(default_factory=FriendlySettings)
     """Friendly mode's times and identities."""
+
+    rules: str = ""
+    """A pf.conf to decide by, instead of the rules of docs/gate.md; `gatepost pf check FILE` says what counts."""
+
+    outside: tuple[str, ...] = ()
+    """The interfaces, as the pf.conf names them, that mail comes in on; not needed where it says egress."""
+
+    connection_log: str = ""
+    """A file with a line for every connection of a known sender to port 25 and for each that we make, as PF's
+    pflog1 had them."""
 
     greylist: bool = True
     """Meet senders that no table knows with the greylist; false lets them through."""

@@ -3,17 +3,40 @@
 A session is a callback object on its wire, with no task of its own and one deadline: 10,000 of them cost memory,
 not time. Each piece of output waits `stutter` before its first letter; then one letter a `stutter`. A grey client
 is spoken to at full speed once it has been here for longer than `grey_stutter`. When the place is nearly full, a
-whole piece is written at once, still after its delay.
+whole piece is written at once, still after its delay; in TLS always, for a letter would be a record of its own.
 """
 
+import ssl
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import Final, Protocol
 
 from gatepost.aio.wheel import TICK
-from gatepost.codec.spamd.dialogue import Body, Dialogue, Event, Flooded, Header, Offer, Phase, Say, TooEarly
+from gatepost.codec.spamd.dialogue import (
+    Body,
+    Dialogue,
+    Event,
+    Flooded,
+    Header,
+    Offer,
+    Phase,
+    Say,
+    StartTls,
+    TooEarly,
+)
 
 NEARLY_FULL: Final = 5  # places left: from here on whole pieces are written (spamd.c)
+SERVED: Final = 1_000  # sessions of the mail server that must find a descriptor beside the held ones
+RESERVE: Final = 256  # descriptors for everything else: databases, spools, listeners, deliveries
+
+
+def places(wanted: int, descriptors: int) -> int:
+    """Return how many connections a worker may hold that has so many descriptors: the mail server comes first.
+
+    Where descriptors are few, the tarpit gets a quarter of them. spamd leaves 200 (its -c).
+    """
+    return min(wanted, max(descriptors - SERVED - RESERVE, descriptors // 4))
 
 
 class Connection(Protocol):
@@ -27,6 +50,14 @@ class Connection(Protocol):
     def close(self) -> None: ...
     def abort(self) -> None: ...
     def wake_at(self, steady: float) -> None: ...
+    def start_tls(self, context: ssl.SSLContext) -> None: ...
+
+
+class Contexts(Protocol):
+    """Where the TLS context of the next handshake comes from: `aio.tls.TlsHolder`."""
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
 
 
 class House(Protocol):
@@ -58,11 +89,12 @@ class Held:
         "_dialogue",
         "_due",
         "_gone",
+        "_grey_stutter",
         "_house",
         "_out",
-        "_quick_at",
         "_stutter",
         "_timeout",
+        "_tls",
         "_wire",
         "began",
         "dialled",
@@ -85,22 +117,25 @@ class Held:
         stutter: float,
         grey_stutter: float,
         timeout: float,
+        tls: Contexts | None = None,
     ) -> None:
+        """Make it; `tls` must be there where the dialogue offers STARTTLS."""
         self._wire = wire
         self._dialogue = dialogue
         self._house = house
         self._out = b""
         self._at = 0
-        self._stutter = stutter
-        self._timeout = timeout
+        self._stutter = _one(stutter)
+        self._grey_stutter = _one(grey_stutter)
+        self._timeout = _one(timeout)
+        self._tls = tls
         self._gone = False
         self.ip = ip
-        self.sender = sender
+        self.sender = ip if sender == ip else sender  # one text, not two
         self.dialled = dialled
         self.lists = lists
         self.stance = Stance.BLACK if dialogue.black else Stance.GREY
         self.began = self._due = house.steady()
-        self._quick_at = self.began + grey_stutter
 
     def banner(self, date: str, name: str) -> bytes:
         """Return what to begin with."""
@@ -144,6 +179,9 @@ class Held:
         """Act on events until something must be said slowly, or the client is to speak."""
         at_once: list[bytes] = []
         while events:
+            if at_once and isinstance(events[0], StartTls):  # the go-ahead is still in clear
+                self._wire.write(b"".join(at_once))
+                at_once = [b""]
             say = self._tell(events)
             if say is None:
                 break
@@ -175,6 +213,9 @@ class Held:
                     self._house.overheard(self, event)
                 case TooEarly():
                     self._house.too_early(self)
+                case StartTls():
+                    assert self._tls is not None
+                    self._wire.start_tls(self._tls.context)
                 case Flooded():
                     self._wire.abort()
         return say
@@ -182,7 +223,7 @@ class Held:
     def _go_on(self, steady: float) -> None:
         """Say the next letter of a piece, or all that is left."""
         pause = self._pause(steady)
-        if pause and not self._house.nearly_full():
+        if pause and not self._house.nearly_full() and not self._dialogue.in_tls:
             end = self._at + 1
             self._wire.write(self._out[self._at : end])
         else:
@@ -190,8 +231,8 @@ class Held:
             self._wire.write(self._out[self._at :])
         if end < len(self._out):
             self._at = end
-            on_time = self._due + pause
-            self._due = on_time if on_time > steady else steady + pause
+            # Its own beat, also after a stall: were all due at once then, they would be so ever after.
+            self._due += pause * ((steady - self._due) // pause + 1)
             self._wake(self._due - steady)
             return
         self._out = b""
@@ -208,7 +249,7 @@ class Held:
         self._wire.wake_at(self._due)
 
     def _wake(self, pause: float) -> None:
-        if pause >= TICK:
+        if self._stutter >= TICK:
             self._wire.wake_at(self._due)
         else:  # finer than the wheel: a demonstration
             self._house.soon(pause, self._soon)
@@ -218,6 +259,12 @@ class Held:
             self._go_on(self._house.steady())
 
     def _pause(self, steady: float) -> float:
-        if self._stutter and self.stance is Stance.GREY and steady > self._quick_at:
+        if self._stutter and self.stance is Stance.GREY and steady > self.began + self._grey_stutter:
             self._stutter = 0.0
         return self._stutter
+
+
+@lru_cache(maxsize=64)
+def _one(length: float) -> float:
+    """Return the one object for a length of time: of 18,000 sessions each octet costs 18 KB."""
+    return length

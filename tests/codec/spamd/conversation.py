@@ -1,13 +1,14 @@
 """Transcripts of spamd's dialogue: what a client says, what it is told, and what is learnt of it.
 
-`c:` a line of the client (CRLF), `s:` a line of ours, `offer:` `header:` `body:` an event, `end` the end;
-before them `client: black IP` and the `message:` of each of its lists.
+`c:` a line of the client (CRLF), `s:` a line of ours, `offer:` `header:` `body:` an event, `tls` the handshake,
+`end` the end; before them `client: black IP` and the `message:` of each of its lists, `offers: tls`, `mode: sinks`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatepost.codec.spamd.dialogue import Body, Dialogue, Event, Flooded, Header, Offer, Say, TooEarly
+from gatepost.codec.spamd.dialogue import Body, Dialogue, Event, Flooded, Header, Offer, Say, StartTls, TooEarly
 
 FOLDER = Path(__file__).parents[2] / "transcripts" / "spamd"
 DATE = "Wed Jun  3 21:49:08 2015"
@@ -22,32 +23,45 @@ class Transcript:
     ip: str
     black: bool
     messages: tuple[str, ...]
-    said: bytes
+    starttls: bool
+    sinks: bool
+    said: tuple[bytes, ...]
+    """Before and after the handshake."""
     heard: tuple[str, ...]
 
     def dialogue(self) -> Dialogue:
         """Return the dialogue with this client."""
-        return Dialogue(HOST, ip=self.ip, messages=self.messages, black=self.black)
+        return Dialogue(
+            HOST, ip=self.ip, messages=self.messages, black=self.black, starttls=self.starttls, sinks=self.sinks
+        )
 
 
 def load(path: Path) -> Transcript:
     """Read a transcript."""
-    ip, black, messages, said, heard = "192.0.2.1", False, [], b"", []
+    ip, black, messages, said, heard = "192.0.2.1", False, [], [b""], []
+    starttls = sinks = False
     for line in path.read_text().split("\n"):
         word, _, rest = line.partition(":")
         rest = rest.removeprefix(" ")
         match word:
             case "c":
-                said += rest.encode() + b"\r\n"
+                said[-1] += rest.encode() + b"\r\n"
             case "client":
                 ip, black = rest.split()[1], True
             case "message":
                 messages.append(rest)
             case "s" | "offer" | "header" | "body":
                 heard.append(f"{word}: {rest}")
+            case "offers":
+                starttls = True
+            case "mode":
+                sinks = True
+            case "tls":
+                heard.append(word)
+                said.append(b"")
             case "end":
                 heard.append(word)
-    return Transcript(path.stem, ip, black, tuple(messages), said, tuple(heard))
+    return Transcript(path.stem, ip, black, tuple(messages), starttls, sinks, tuple(said), tuple(heard))
 
 
 def transcripts() -> list[Transcript]:
@@ -55,13 +69,14 @@ def transcripts() -> list[Transcript]:
     return [load(path) for path in sorted(FOLDER.glob("*.txt"))]
 
 
-def converse(dialogue: Dialogue, octets: bytes, size: int | None = None) -> list[str]:
-    """Let a client say `octets` in pieces of `size`, each answer being said at once; return what was heard."""
+def converse(dialogue: Dialogue, said: Sequence[bytes], size: int | None = None) -> list[str]:
+    """Let a client speak in pieces of `size`, each answer being said at once; return what was heard."""
     heard = [f"s: {line}" for line in dialogue.greet(DATE).decode().split("\r\n")[:-1]]
     heard += follow(dialogue, dialogue.said())
-    size = size or max(1, len(octets))
-    for at in range(0, len(octets), size):
-        heard += follow(dialogue, dialogue.receive(octets[at : at + size]))
+    for octets in said:
+        step = size or max(1, len(octets))
+        for at in range(0, len(octets), step):
+            heard += follow(dialogue, dialogue.receive(octets[at : at + step]))
     return heard
 
 
@@ -82,6 +97,8 @@ def follow(dialogue: Dialogue, events: list[Event]) -> list[str]:
                     heard.append(f"header: {line.decode()}")
                 case Body(line=line):
                     heard.append(f"body: {line.decode()}")
+                case StartTls():
+                    heard.append("tls")
                 case TooEarly() | Flooded():
                     heard.append(type(event).__name__)
         events = dialogue.said() if owed else []

@@ -1,4 +1,4 @@
-"""spamd's configuration channel: its three forms of a line, what is bogus, and that any octets are one or the other."""
+"""spamd's configuration channel: the three forms of a line, what is bogus, and any octets at all."""
 
 import pytest
 from hypothesis import given, settings

@@ -115,7 +115,15 @@ class ScriptedLink:
 
     def establish(self, *, restart_s: int = 0) -> None:
         self.sink.established(
-            Up("10.0.0.1", 90, ("Route Refresh",), restart_s, (4, 6), "192.0.2.1:4", "192.0.2.7:179")
+            Up(
+                "10.0.0.1",
+                90,
+                ("Route Refresh",),
+                restart_s,
+                (4, 6) if restart_s else (),
+                "192.0.2.1:4",
+                "192.0.2.7:179",
+            )
         )
 
     def announce(self, community: int, *prefixes: str, version: int = 4) -> None:

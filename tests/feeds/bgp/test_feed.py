@@ -84,6 +84,22 @@ def test_after_a_graceful_loss_entries_stay_until_end_of_rib() -> None:
 
 
 @pytest.mark.row("BGP-09")
+def test_a_neighbor_that_comes_back_without_graceful_restart_has_kept_nothing() -> None:
+    async def main() -> None:
+        async with fed(plan_of(ONE)) as running:
+            one = await running.link()
+            one.establish(restart_s=120)
+            one.announce(BAD, "5.6.7.8")
+            await running.tables.hold("bgp_spamd", "5.6.7.8")
+            one.sink.ended("connection reset", Loss.GRACEFUL)
+            one.establish()
+            one.announce(BAD, "9.9.9.9")
+            await running.tables.hold("bgp_spamd", "9.9.9.9")
+
+    run(main())
+
+
+@pytest.mark.row("BGP-09")
 def test_stale_entries_go_with_an_alarm_when_their_time_is_over() -> None:
     async def main() -> None:
         async with fed(plan_of(ONE, stale_time=0.05)) as running:
@@ -202,7 +218,7 @@ def test_a_configuration_with_matches_only_is_told_of() -> None:
     async def main() -> None:
         async with fed() as running:
             await running.link()
-            assert "OpenBGPD since 6.4" in str(running.log.named("bgp_only_matches")[0]["text"])
+            assert "OpenBGPD since 6.4" in str(running.log.named("bgp_configuration")[0]["text"])
 
     run(main())
 
@@ -304,7 +320,7 @@ def _service(settings: BgpSettings, tables: RememberedTables, log: Lines, data_d
     return BgpService(
         settings,
         tables,
-        lambda neighbor, _: ScriptedLink(neighbor),
+        connect=lambda neighbor, _: ScriptedLink(neighbor),
         own=("198.41.0.7",),
         clock=SystemClock(),
         log=log,

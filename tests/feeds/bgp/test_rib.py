@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from threading import Thread
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatepost.feeds.bgp import rib
 from gatepost.feeds.bgp.rib import Admission, Overflow, Routes, members, pack_keys
 from gatepost.feeds.bgp.settings import BOGONS
+from gatepost.feeds.bgp.table import FedTable
+from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import Prefix, parse_prefix
 from tests.feeds.bgp.world import BAD, GOOD, hosts, key, keys, neighbor_filter, path, texts
 
@@ -241,11 +245,18 @@ steps = st.lists(
 )
 
 
-@given(steps)
+@pytest.mark.parametrize("many", [1, 64])
+@given(script=steps)
 def test_tables_are_what_a_plain_model_says_and_every_change_is_told(
-    script: list[tuple[int, str, list[int], int]],
+    many: int, script: list[tuple[int, str, list[int], int]]
 ) -> None:
+    with patch.object(rib, "MANY", many):
+        _follow(script)
+
+
+def _follow(script: list[tuple[int, str, list[int], int]]) -> None:
     both = (routes(), routes())
+    fed = {name: FedTable(name) for name in ("bgp_spamd", "bgp_spamd_bypass")}
     model: tuple[dict[int, int], dict[int, int]] = ({}, {})
     stale: tuple[dict[int, int], dict[int, int]] = ({}, {})
     names = {GOOD: "bgp_spamd_bypass", BAD: "bgp_spamd", 7: ""}
@@ -282,10 +293,47 @@ def test_tables_are_what_a_plain_model_says_and_every_change_is_told(
                 one.drop_stale()
                 old.clear()
         one.bury()
+        places, one.places = one.places, set()
         for name, was in before.items():
             assert table(name, *both) == expected(name)
+            networks = fed[name].make(both, OPEN, places)
+            assert [each.text for each in networks] == expected(name)
             assert name in one.dirty or was == expected(name)
         assert (one.count(), one.stale_count()) == (len(live), len(old))
+
+
+@given(st.lists(prefixes, max_size=40), st.lists(prefixes, max_size=40), st.booleans())
+def test_a_table_made_in_parts_is_the_one_made_in_a_piece(
+    first: list[tuple[int, int]], then: list[tuple[int, int]], ends: bool
+) -> None:
+    one, other = routes(), routes()
+    fed = FedTable("bgp_spamd")
+    edges = [
+        (4, 0xFFFFFF00 << 8 | 24),
+        (4, 0x05FFFFFF << 8 | 32),
+        (4, 0x06000000 << 8 | 8),
+        (6, 0xFFFF << 120 | 16),
+    ]
+    for who, batch in ((one, first + (edges if ends else [])), (other, then), (one, [])):
+        for version in (4, 6):
+            packed = [each for family, each in batch if family == version and each & 0xFF >= 8]
+            who.announce(version, [_key(version, each) for each in packed], path(BAD))
+        if not batch:
+            who.withdraw(4, [_key(4, each) for family, each in first[::2] if family == 4])
+        places = one.places | other.places
+        one.places.clear()
+        other.places.clear()
+        made = fed.make((one, other), OPEN, places)
+        whole = Networks.packed(*members((one, other), "bgp_spamd", OPEN))
+        assert made == whole
+        assert list(made.ranges(4)) == list(whole.ranges(4))
+        assert list(made.ranges(6)) == list(whole.ranges(6))
+        assert made.pack() == whole.pack()
+
+
+def _key(version: int, packed: int) -> bytes:
+    octets = (packed >> 8).to_bytes(4 if version == 4 else 16)
+    return bytes([packed & 0xFF]) + octets[: ((packed & 0xFF) + 7) // 8]
 
 
 def test_other_rules_are_asked_about_what_is_there() -> None:

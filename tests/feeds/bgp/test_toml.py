@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from gatepost.cli.imports import imports
 from gatepost.config import parse as parse_config
 from gatepost.feeds.bgp import conf
-from gatepost.feeds.bgp.toml import ONLY_MATCHES, as_toml
+from gatepost.feeds.bgp.filter import ONLY_MATCHES
+from gatepost.feeds.bgp.toml import as_toml
 from tests.feeds.bgp.test_conf import ARTICLE
 
 

@@ -12,7 +12,7 @@ octets, so most messages cost one look-up and the slicing of their prefixes.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,7 @@ from gatepost.codec.bgp.message import Broken, Code
 from gatepost.codec.bgp.types import AS_TRANS, Afi, Complaint, EndOfRib, Path, Update
 
 CACHE_MAX: Final = 4 << 20  # octets of attribute blocks whose meaning is kept
+FREED: Final = 4  # blocks that are freed with each new one, once the cache was full
 _ENTRY: Final = 256  # octets that one of them costs beside its own
 
 ORIGIN: Final = 1
@@ -61,6 +62,8 @@ _KNOWN: Final = {  # their names, and what optional and transitive must be (RFC 
     AS4_AGGREGATOR: ("AS4_AGGREGATOR", _OPTIONAL | _TRANSITIVE),
     LARGE_COMMUNITIES: ("LARGE_COMMUNITY", _OPTIONAL | _TRANSITIVE),
 }
+
+_DISCARDABLE: Final = frozenset((ATOMIC_AGGREGATE, AGGREGATOR, AS4_AGGREGATOR))
 
 _SET: Final = 1
 _SEQUENCE: Final = 2
@@ -123,6 +126,8 @@ class Updates:
         self._terms = terms
         self._known: dict[bytes | tuple[bytes, bytes], _Meaning] = {}
         self._known_size = 0
+        self._forgotten: dict[bytes | tuple[bytes, bytes], _Meaning] = {}
+        """What is freed little by little: all at once would take 30 ms."""
 
     def read(self, body: bytes) -> Sequence[Update | EndOfRib | Complaint]:
         """Read the body of an UPDATE, 4 octets at least; raises Broken."""
@@ -279,9 +284,10 @@ class Updates:
             meaning = self._judge(block, next_hop, list(block.complaints) if alone else [])
             self._known_size += _ENTRY + len(key if isinstance(key, bytes) else key[0])
             if self._known_size > CACHE_MAX:
-                self._known.clear()
-                self._known_size = 0
+                self._forgotten, self._known, self._known_size = self._known, {}, 0
             self._known[key] = meaning
+            for _ in range(min(FREED, len(self._forgotten))):
+                self._forgotten.popitem()
         return meaning
 
     def _judge(self, block: _Block, next_hop: bytes | None, complaints: list[str]) -> _Meaning:
@@ -326,29 +332,31 @@ class _Attributes:
         if origin is not None and origin[0] > 2:
             raise Malformed(f"ORIGIN is {origin[0]}")  # §7.1
         own_next_hop = self._fixed(NEXT_HOP, 4)  # §7.3
-        med = self._fixed(MED, 4)
+        values = self._values  # asked first, for most paths have few attributes
+        med = self._fixed(MED, 4) if MED in values else None
         local_pref = self._fixed(LOCAL_PREF, 4) if terms.internal else None  # §7.5: from others it is discarded
         if terms.internal:  # §7.9, §7.10
             self._fixed(ORIGINATOR_ID, 4)
             self._several(CLUSTER_LIST, 4)
-        communities = self._several(COMMUNITIES, 4)
-        extended = self._several(EXTENDED_COMMUNITIES, 8)
-        large = self._several(LARGE_COMMUNITIES, 12)
-        self._discardable()
+        communities = self._several(COMMUNITIES, 4) if COMMUNITIES in values else b""
+        extended = self._several(EXTENDED_COMMUNITIES, 8) if EXTENDED_COMMUNITIES in values else b""
+        large = self._several(LARGE_COMMUNITIES, 12) if LARGE_COMMUNITIES in values else b""
+        if not _DISCARDABLE.isdisjoint(values):
+            self._discardable()
         segments = self._segments()
         hop = own_next_hop if next_hop is None else next_hop
         if origin is None or segments is None or hop is None:
             return None
         return Path(
             origin=origin[0],
-            as_path=tuple(number for _, numbers in segments for number in numbers),
+            as_path=segments[0][1] if len(segments) == 1 else tuple(_flat(segments)),
             as_path_text=_path_text(segments),
             next_hop=hop,
             med=None if med is None else int.from_bytes(med),
             local_pref=None if local_pref is None else int.from_bytes(local_pref),
-            communities=struct.unpack(f">{len(communities) // 4}I", communities),
-            large_communities=tuple(struct.iter_unpack(">III", large)),
-            extended_communities=tuple(extended[at : at + 8] for at in range(0, len(extended), 8)),
+            communities=struct.unpack(f">{len(communities) // 4}I", communities) if communities else (),
+            large_communities=tuple(struct.iter_unpack(">III", large)) if large else (),
+            extended_communities=tuple([extended[at : at + 8] for at in range(0, len(extended), 8)]),
         )
 
     def _fixed(self, kind: int, size: int) -> bytes | None:
@@ -384,7 +392,7 @@ class _Attributes:
             return None
         wide = self._terms.four_octet_as
         segments = _read_segments(value, 4 if wide else 2, "AS_PATH")
-        if any(kind in _CONFEDERATION for kind, _ in segments):
+        if any([kind in _CONFEDERATION for kind, _ in segments]):  # noqa: C419  (a generator takes twice as long)
             raise Malformed("AS_PATH has confederation segments")
         four = self._values.get(AS4_PATH)
         if four is None or wide:  # RFC 6793 §4.1: a neighbour that has the capability must not send it
@@ -482,7 +490,14 @@ def _count(segments: _Segments) -> int:
     return sum(len(numbers) if kind == _SEQUENCE else 1 for kind, numbers in segments)
 
 
+def _flat(segments: _Segments) -> Iterator[int]:
+    for _, numbers in segments:
+        yield from numbers
+
+
 def _path_text(segments: _Segments) -> str:
+    if len(segments) == 1 and segments[0][0] == _SEQUENCE:
+        return " ".join(map(str, segments[0][1]))
     texts = (" ".join(map(str, numbers)) for _, numbers in segments)
     return " ".join(
         f"{{ {text} }}" if kind == _SET else text for (kind, _), text in zip(segments, texts, strict=True)

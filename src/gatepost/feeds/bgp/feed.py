@@ -25,14 +25,14 @@ from gatepost.base.ports import Log
 from gatepost.codec.bgp.types import Path
 from gatepost.db.unit import NotCommitted
 from gatepost.feeds.bgp.door import Door, Question, Refused, json_line
-from gatepost.feeds.bgp.filter import NeighborFilter, only_matches, tables_of
+from gatepost.feeds.bgp.filter import NeighborFilter, tables_of
 from gatepost.feeds.bgp.link import Link, Linked, Loss, Up
 from gatepost.feeds.bgp.plan import Plan
 from gatepost.feeds.bgp.query import RibQuery, rib_rows
-from gatepost.feeds.bgp.rib import Overflow, Routes, members
+from gatepost.feeds.bgp.rib import Overflow, Routes
 from gatepost.feeds.bgp.settings import NeighborSettings
 from gatepost.feeds.bgp.show import ESTABLISHED, NeighborStatus, RibRow
-from gatepost.feeds.bgp.toml import ONLY_MATCHES
+from gatepost.feeds.bgp.table import FedTable
 from gatepost.gate.networks import Networks
 from gatepost.gate.parts import Part
 from gatepost.gate.prefix import number_of
@@ -88,9 +88,13 @@ class Neighbor:
         self._since = self._clock.steady()
         self._warned = False
         self._received.clear()
+        if not self.plan.hold_on_loss:
+            for version in {4, 6}.difference(up.restarts):  # RFC 4724 §4.2: it has kept nothing itself
+                self.routes.end_of_rib(version)
         self._log.info(
             "bgp_up", neighbor=self.settings.name, asn=self.settings.remote_as, stale=self.routes.stale_count()
         )
+        self._tell()
 
     def updated(
         self, version: int, withdrawn: Sequence[bytes], announced: Sequence[bytes], path: Path | None
@@ -223,7 +227,8 @@ class BgpFeed:
         self._log = log
         self._door = Door(door, self.answer) if door else None
         self._neighbors: dict[str, Neighbor] = {}
-        self._dirty = set(tables_of(plan.rules))
+        self._fed = {table: FedTable(table) for table in tables_of(plan.rules)}
+        self._dirty = set(self._fed)
         self._first = self._last = 0.0
         self._stirred = asyncio.Event()
         self._group: asyncio.TaskGroup
@@ -259,7 +264,13 @@ class BgpFeed:
             else:
                 for _ in self._neighbors[address].filter_anew(plan):
                     await asyncio.sleep(0)
-        self._dirty |= {*tables_of(old.rules), *tables_of(plan.rules)}
+        self._make_anew(tables_of(old.rules))
+
+    def _make_anew(self, old: Iterable[str]) -> None:
+        """Make all tables of the plan from all that there is, and give up the `old` ones that it does not name."""
+        everything = {place for each in self._neighbors.values() for place in each.routes.everywhere()}
+        self._fed = {table: FedTable(table, set(everything)) for table in tables_of(self._plan.rules)}
+        self._dirty |= {*old, *self._fed}
         self._stir()
 
     def neighbors(self) -> list[NeighborStatus]:
@@ -290,7 +301,7 @@ class BgpFeed:
             neighbor.task.cancel()
             await asyncio.wait((neighbor.task,))
         neighbor.leave()
-        self._dirty |= neighbor.routes.dirty
+        self._dirty |= self._changes(neighbor.routes)
         await offload(neighbor.routes.bury)
 
     # --- tables ---------------------------------------------------------------------------------------------
@@ -309,14 +320,21 @@ class BgpFeed:
             self._stirred.clear()
             dirty, self._dirty = self._dirty, set()
             for neighbor in self._neighbors.values():
-                dirty |= neighbor.routes.dirty
-                neighbor.routes.dirty.clear()
+                dirty |= self._changes(neighbor.routes)
             failed = [table for table in sorted(dirty) if not await self._publish(table)]
             for neighbor in tuple(self._neighbors.values()):
                 await offload(neighbor.routes.bury)
             if failed:
                 self._dirty.update(failed)
                 asyncio.get_running_loop().call_later(RETRY_S, self._stir)
+
+    def _changes(self, routes: Routes) -> set[str]:
+        """Take the changes of a neighbour's routes; return the tables that are concerned."""
+        places, routes.places = routes.places, set()
+        dirty, routes.dirty = routes.dirty, set()
+        for fed in self._fed.values():
+            fed.pending |= places
+        return dirty
 
     async def _until_quiet(self) -> None:
         """Wait for the end of a burst; after a start with `hold_on_loss`, for what the neighbours have."""
@@ -330,27 +348,31 @@ class BgpFeed:
         return min(self._last + QUIET_S, self._first + LATEST_S) - now
 
     async def _publish(self, table: str) -> bool:
-        plan = self._plan
         try:
-            if table not in tables_of(plan.rules):
+            if table in self._fed:
+                await self._publish_fed(self._fed[table])
+            else:
                 await self._tables.unpublish(table, SOURCE)
-                return True
-            routes = [each.routes for each in self._neighbors.values()]
-            networks = await offload(_build, routes, table, plan)
-            await self._tables.publish(table, SOURCE, networks, message=plan.messages.get(table))
         except (TableFull, NotCommitted, Overfull) as error:
             self._log.error("bgp_table_kept", table=table, error=str(error), text="The table stays as it was.")
             return False
-        self._log.debug("bgp_table", table=table, entries=len(networks))
         return True
 
+    async def _publish_fed(self, fed: FedTable) -> None:
+        routes = [each.routes for each in self._neighbors.values()]
+        places, fed.pending = fed.pending, set()
+        try:
+            networks = await offload(fed.make, routes, self._plan.admission, places)
+        except BaseException:
+            fed.pending |= places
+            raise
+        message = self._plan.messages.get(fed.name)
+        await self._tables.publish(fed.name, SOURCE, networks, message=message)
+        self._log.debug("bgp_table", table=fed.name, entries=len(networks))
+
     def _say(self, plan: Plan) -> None:
-        for remark in plan.remarks:
-            self._log.info("bgpd_conf", text=remark)
-        if only_matches(plan.rules):
-            self._log.warning("bgp_only_matches", text=ONLY_MATCHES)
-        if plan.neighbors and not plan.rules:
-            self._log.warning("bgp_no_rules", text="No rule gives a community its table: nothing is listed.")
+        for warning in plan.warnings():
+            self._log.warning("bgp_configuration", text=warning)
 
     # --- questions ------------------------------------------------------------------------------------------
 
@@ -405,11 +427,6 @@ class BgpFeed:
                     raise Refused(f"{neighbor.settings.name} is not up, or does not know of route refresh")
         self._log.info("bgp_command", neighbor=neighbor.settings.name, command=verb)
         return f"{neighbor.settings.name}: {verb}"
-
-
-def _build(routes: Sequence[Routes], table: str, plan: Plan) -> Networks:
-    """Make a table's networks; in a thread."""
-    return Networks.packed(*members(routes, table, plan.admission))
 
 
 def _next_lines(parts: Iterator[list[RibRow]]) -> bytes | None:

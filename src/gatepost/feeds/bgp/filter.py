@@ -28,6 +28,12 @@ COMMUNITY_NAMES: Final = {
 }
 
 
+ONLY_MATCHES: Final = (
+    "no rule allows anything: OpenBGPD since 6.4 would fill no table by these rules; here a match that sets a "
+    "table takes what it fits"
+)
+
+
 class Action(Enum):
     """What a rule says of what fits it."""
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from gatepost.base.units import Seconds
 from gatepost.feeds.bgp import conf as bgpd_conf
-from gatepost.feeds.bgp.filter import Action, Group, Peers, Rule, Source, Who
+from gatepost.feeds.bgp.filter import ONLY_MATCHES, Action, Group, Peers, Rule, Source, Who, only_matches
 from gatepost.feeds.bgp.rib import Admission
 from gatepost.feeds.bgp.rules import read_community, read_large_community
 from gatepost.feeds.bgp.settings import PRIVATE_AS, BgpSettings, CommunityTableSettings, NeighborSettings
@@ -37,6 +37,15 @@ class Plan:
     hold_on_loss: Seconds
     stale_time: Seconds
     admission: Admission
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know of it, a line each."""
+        lines = list(self.remarks)
+        if only_matches(self.rules):
+            lines.append(ONLY_MATCHES)
+        if self.neighbors and not self.rules:
+            lines.append("no rule gives a community its table: nothing will be listed")
+        return lines
 
     def who(self, neighbor: NeighborSettings) -> Who:
         """Return a neighbour as rules ask for it."""

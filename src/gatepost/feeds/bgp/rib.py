@@ -1,8 +1,8 @@
 """What neighbours announced, and the tables that follow from it.
 
 `Routes` is the Adj-RIB-In of one neighbour (RFC 4271 §3.2): every prefix with its path, and what the filter said of
-it when it came. A table holds a prefix as long as *any* neighbour's route puts it there: `members` makes the
-union, so there is nothing to count and nothing to forget when one of two route servers withdraws.
+it when it came. A table holds a prefix as long as *any* neighbour's route puts it there: it is their union, so
+there is nothing to count and nothing to forget when one of two route servers withdraws.
 
 A prefix is one number, `address << 8 | length`; routes are kept in parts, by the first octets of the address. So a
 thread can read them while the loop writes: it copies one small part at a time, and the parts come out in order.
@@ -41,6 +41,9 @@ class Entry:
         self.table = outcome.table
 
 
+Place = tuple[int, int]
+"""Where a part is: its family and the first bits of its addresses."""
+
 _Part = dict[int, Entry]
 _Parts = defaultdict[int, _Part]
 
@@ -50,7 +53,7 @@ class Overflow(Exception):
 
 
 class Routes:
-    """The routes of one neighbour. `dirty` names the tables that changed since it was emptied."""
+    """The routes of one neighbour. `dirty` names the tables that changed since it was emptied, `places` where."""
 
     def __init__(self, rules: NeighborFilter, most: int) -> None:
         self._rules = rules
@@ -61,11 +64,13 @@ class Routes:
         self._counts = {4: 0, 6: 0}
         self._buried: list[_Parts] = []
         self.dirty: set[str] = set()
+        self.places: set[Place] = set()
 
     def announce(self, version: int, keys: Sequence[bytes], path: Path) -> None:
         """Take prefixes (RFC 4271 §4.3, masked) with their path in place of what they had; raises Overflow."""
         rules = self._rules.applying(path)
         packed = pack_keys(version, keys)
+        self._note(version, packed)
         if by_prefix(rules):
             entries: dict[Outcome, Entry] = {}
             for each in packed:
@@ -83,7 +88,9 @@ class Routes:
     def withdraw(self, version: int, keys: Sequence[bytes]) -> None:
         """Forget prefixes."""
         live, stale, shift = self._live[version], self._stale[version], _PART_SHIFT[version]
-        for each in pack_keys(version, keys):
+        packed = pack_keys(version, keys)
+        self._note(version, packed)
+        for each in packed:
             at = each >> shift
             if (entry := live[at].pop(each, None)) is not None:
                 self._counts[version] -= 1
@@ -103,7 +110,7 @@ class Routes:
             if version in keep:
                 self._stale[version] = parts
             else:
-                self._discard(parts)
+                self._discard(version, parts)
 
     def end_of_rib(self, version: int) -> None:
         """Take the neighbour's word that it has announced all of a family: what is still stale is gone."""
@@ -119,8 +126,9 @@ class Routes:
         self._rules = rules
         for places in (self._live, self._stale):
             for version, parts in tuple(places.items()):
-                for part in tuple(parts.values()):
+                for at, part in tuple(parts.items()):
                     yield
+                    self.places.add((version, at))
                     for each, entry in tuple(part.items()):
                         fitting = rules.applying(entry.path)
                         outcome = rules.conclude(fitting, prefix_of(version, each))
@@ -140,6 +148,10 @@ class Routes:
     def parts(self, version: int) -> set[int]:
         """Return where routes are; safe in a thread."""
         return {*tuple(self._live[version]), *tuple(self._stale[version])}
+
+    def everywhere(self) -> set[Place]:
+        """Return where routes are, of both families."""
+        return {(version, at) for version in (4, 6) for at in self.parts(version)}
 
     def bury(self) -> None:
         """Free what was forgotten: many small steps, to be made in a thread."""
@@ -208,16 +220,22 @@ class Routes:
 
     def _drop_stale(self, version: int) -> None:
         parts, self._stale[version] = self._stale[version], defaultdict(dict)
-        self._discard(parts)
+        self._discard(version, parts)
+
+    def _note(self, version: int, packed: Iterable[int]) -> None:
+        """Note where something changes."""
+        shift = _PART_SHIFT[version]
+        self.places.update([(version, at) for at in {each >> shift for each in packed}])
 
     def _touch(self, entry: Entry) -> None:
         if entry.table:
             self.dirty.add(entry.table)
 
-    def _discard(self, parts: _Parts) -> None:
+    def _discard(self, version: int, parts: _Parts) -> None:
         """Bury routes that are gone; note all tables that an entry may name, for there may be very many routes."""
         if any(parts.values()):
             self.dirty.update(entry.table for entry in self._entries.values() if entry.table)
+            self.places.update((version, at) for at in parts)
             self._buried.append(parts)
 
 
@@ -270,7 +288,7 @@ class Admission:
 def members(routes: Sequence[Routes], table: str, admission: Admission) -> tuple[list[int], list[int]]:
     """Return what a table holds by the routes of all neighbours: IPv4 and IPv6 prefixes, ascending, each once.
 
-    Made to run in a thread while the loop goes on: a change during it is in `dirty` again.
+    `table.FedTable` makes the same of what changed only.
     """
     four, six = (admission.admitted(version, _union(routes, version, table)) for version in (4, 6))
     return four, six

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gatepost.base.clock import Clock
 from gatepost.base.ports import Log
+from gatepost.feeds.bgp.connect import Speaker
 from gatepost.feeds.bgp.door import door_path
 from gatepost.feeds.bgp.feed import BgpFeed, Tables
 from gatepost.feeds.bgp.link import Linked
@@ -20,17 +21,22 @@ class BgpService:
         self,
         settings: BgpSettings,
         tables: Tables,
-        connect: Linked,
         *,
         own: Sequence[str],
         clock: Clock,
         log: Log,
         data_dir: Path,
+        connect: Linked | None = None,
     ) -> None:
-        """Make it; `own` are addresses at which this server is reached, besides those of its interfaces."""
+        """Make it.
+
+        `own` are addresses at which this server is reached, besides those of its interfaces; `connect` makes links,
+        if not by TCP.
+        """
         self._settings = settings
         self._tables = tables
-        self._connect = connect
+        self._speaker = Speaker(clock=clock, log=log)
+        self._connect = connect or self._speaker.link
         self._own = own
         self._clock = clock
         self._log = log
@@ -51,7 +57,10 @@ class BgpService:
         self._feed = BgpFeed(
             plan, self._tables, self._connect, clock=self._clock, log=self._log, door=door_path(self._data_dir)
         )
-        await self._feed.run()
+        try:
+            await self._feed.run()
+        finally:
+            self._speaker.close()
 
     async def renew(self, settings: BgpSettings) -> None:
         """Read settings and bgpd.conf anew; raises ValueError or OSError, and then all goes on as it is."""

@@ -3,17 +3,11 @@
 import json
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Final
 
 from gatepost.feeds.bgp.conf import BgpdConf
-from gatepost.feeds.bgp.filter import Action, Group, Peers, Rule, only_matches
+from gatepost.feeds.bgp.filter import ONLY_MATCHES, Action, Group, Peers, Rule, only_matches
 from gatepost.feeds.bgp.rules import community_text, rule_text
 from gatepost.feeds.bgp.settings import NeighborSettings
-
-ONLY_MATCHES: Final = (
-    "no rule allows anything: OpenBGPD since 6.4 would fill no table by these rules; here a match that sets a "
-    "table takes what it fits"
-)
 
 
 def as_toml(conf: BgpdConf) -> str:

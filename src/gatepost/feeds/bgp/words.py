@@ -9,7 +9,7 @@ from typing import Final
 END: Final = "\n"
 """The text of the word that stands for the end of a line; the end of the file has an empty text."""
 
-EXPANDED_MAX: Final = 1 << 20  # letters that macros may add: they may name each other
+EXPANDED_MAX: Final = 1 << 18  # letters that macros may add: they may name each other
 _WORD: Final = re.compile(r"[^\s{}(),=<>!\"'#$\\]+")
 _MACRO: Final = re.compile(r"\$([A-Za-z0-9_]+)")
 _OPERATORS: Final = ("!=", "<=", ">=", "><", "{", "}", "(", ")", ",", "=", "<", ">", "!")

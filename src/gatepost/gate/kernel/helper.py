@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -27,8 +27,8 @@ from gatepost.base.ports import Log
 from gatepost.codec import nft
 from gatepost.db.unit import Database, NotCommitted, Rows, Unit
 from gatepost.gate import sql
-from gatepost.gate.decide import BRUTEFORCE, GREYTRAP, WHITE
-from gatepost.gate.kernel.mirror import NEVER, Content, Member, Mirror, flatten
+from gatepost.gate.decide import BRUTEFORCE, GREYTRAP, NOSPAMD, WHITE
+from gatepost.gate.kernel.mirror import NEVER, Base, Content, Member, Mirror, Span, base_of, flatten, union
 from gatepost.gate.kernel.rules import BLACK_SETS, LISTS, MADE, SETS, TABLE, Ports, remove, ruleset
 from gatepost.gate.kernel.settings import KernelMode, KernelSettings
 from gatepost.gate.networks import Networks
@@ -96,6 +96,7 @@ class KernelGate:
         self._mirror = Mirror(packets)
         self._handle: int | None = None
         self._files: dict[str, list[Entry] | Networks] = {}
+        self._bases: dict[str, tuple[tuple[Networks, ...], Base]] = {}
         self._fed: dict[tuple[str, str], tuple[Instant, Networks]] = {}
         self._banned: frozenset[Prefix] | None = None
         self._fresh: frozenset[Prefix] = frozenset()
@@ -215,19 +216,36 @@ class KernelGate:
             lists = dict.fromkeys(
                 part.table for part in await read_parts(self._database) if part.message is not None
             )
-            return _joined([await self._table(each) for each in lists if each not in BLACK_SETS])
+            return _joined([await self._table(each, whole=True) for each in lists if each not in BLACK_SETS])
         return await self._table(name)
 
-    async def _table(self, name: str) -> Content:
+    async def _table(self, name: str, *, whole: bool = False) -> Content:
+        """Return what a table holds; `whole`: all of it as spans, without a base."""
         rows = await self._database.read_long(sql.ENTRIES, {"tbl": name})
         fed = await self._read_fed(name)
         file = self._files.get(name, ())
         if isinstance(file, Networks):
             fed, file = [*fed, file], ()
+        if name == NOSPAMD:
+            file = (*file, *(Entry(parse_prefix(each)) for each in self._policy.gate.backups))
+        lasts = 0
         if name == BRUTEFORCE:
             self._hear_bans(rows)
-            return await offload(_content, rows, file, fed, seconds(self._policy.kernel.ban_time))
-        return await offload(_content, rows, file, fed, 0)
+            lasts = seconds(self._policy.gate.bans.ban_time)
+        members = await offload(_members, rows, file, lasts)
+        own = await offload(_content, members, ())
+        if not fed:
+            return own
+        if whole or any(each.negated for each in members) or not own.few():
+            return await offload(_content, members, fed)
+        return replace(own, base=await self._base(name, tuple(fed)))
+
+    async def _base(self, name: str, fed: tuple[Networks, ...]) -> Base:
+        """Return what feeds give a table, made ready: the same object while they give the same."""
+        kept = self._bases.get(name)
+        if kept is None or len(kept[0]) != len(fed) or any(a is not b for a, b in zip(kept[0], fed, strict=True)):
+            kept = self._bases[name] = fed, await offload(base_of, fed)
+        return kept[1]
 
     async def _read_fed(self, name: str) -> list[Networks]:
         """Return what feeds give a table, read anew only where one of them gave something else."""
@@ -275,7 +293,7 @@ class KernelGate:
 
     async def _take_bans(self) -> None:
         """Put those whom the kernel banned by itself into the table."""
-        now, lasts = self._clock.now(), seconds(self._policy.kernel.ban_time)
+        now, lasts = self._clock.now(), seconds(self._policy.gate.bans.ban_time)
         for version in (4, 6):
             for element in self._packets.elements(TABLE, f"{MADE}{version}"):
                 prefix = sender_prefix(version, element.key)
@@ -284,32 +302,40 @@ class KernelGate:
                 since = Instant(now - max(0, lasts - element.left * 1000)) if lasts else now
                 entry = Entry(prefix, since=since, note=BAN_NOTE)
                 steps = entry_step(BRUTEFORCE, entry), check_limit_step(self._policy.gate.tables_max)
-                await self._database.commit(Unit(steps, (table_news(BRUTEFORCE),)))
+                try:
+                    await self._database.commit(Unit(steps, (table_news(BRUTEFORCE),)))
+                except NotCommitted as wrong:  # the ban holds in the kernel anyway; tried again in a second
+                    self._log.warning("kernel_gate_ban_not_written", source=prefix.text, error=str(wrong))
+                    return
                 self._made.add(prefix)
                 self._log.warning("kernel_gate_banned", source=prefix.text)
 
 
-def _content(rows: Rows, file: Sequence[Entry], fed: Sequence[Networks], lasts: int) -> Content:
-    """Flatten a table; its own entries end `lasts` microseconds after they were made (0: never)."""
+def _members(rows: Rows, file: Sequence[Entry], lasts: int) -> list[Member]:
+    """Return a table's own entries; those of the database end `lasts` microseconds after they began (0: never)."""
     members = [Member(each.network, each.negated) for each in file]
     for entry in map(entry_of, rows):
         members.append(Member(entry.network, entry.negated, later(entry.since, lasts) if lasts else NEVER))
-    return Content(*(flatten(members, [each.ranges(version) for each in fed], version) for version in (4, 6)))
+    return members
+
+
+def _content(members: Sequence[Member], fed: Sequence[Networks]) -> Content:
+    four, six = (flatten(members, [each.ranges(version) for each in fed], version) for version in (4, 6))
+    return Content(four, six)
 
 
 def _hosts(rows: Rows, trapped: bool) -> Content:
     members = [Member(parse_prefix(str(ip))) for ip, passed in rows if (passed == -1) is trapped]
-    return Content(*(flatten(members, (), version) for version in (4, 6)))
+    return Content(flatten(members, (), 4), flatten(members, (), 6))
 
 
 def _joined(several: Sequence[Content]) -> Content:
     """Return what any of several tables holds."""
-    return Content(
-        *(
-            flatten((), [[(span.first, span.last) for span in each.of(version)] for each in several], version)
-            for version in (4, 6)
-        )
+    four, six = (
+        [Span(*each) for each in union([(span.first, span.last) for span in one.of(version)] for one in several)]
+        for version in (4, 6)
     )
+    return Content(four, six)
 
 
 def _one(prefix: Prefix) -> nft.Range:

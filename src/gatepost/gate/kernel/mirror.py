@@ -9,13 +9,14 @@ The kernel is never asked what it holds: this model knows, and after any error a
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 from gatepost.base.clock import Instant
 from gatepost.codec import nft
 from gatepost.gate.kernel.rules import SETS, TABLE, TIMED, set_name
+from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import WIDTHS, Prefix
 
 HOSTS_MOST: Final = 8  # addresses of a range that still go in one by one
@@ -23,6 +24,7 @@ NEVER: Final = Instant(1 << 62)
 _MILLISECOND: Final = 1000
 _SECOND: Final = 1_000_000
 _VERSIONS: Final = (4, 6)
+_NOTHING: Final[frozenset[int]] = frozenset()
 
 
 class Span(NamedTuple):
@@ -43,14 +45,33 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """What feeds give a table, made ready once: for each set (family, whether of hosts) its keys."""
+
+    keys: Mapping[tuple[int, bool], frozenset[int]] = field(default_factory=dict)
+
+    def of(self, version: int, *, hosts: bool) -> frozenset[int]:
+        """Return the keys of one set; the same object each time."""
+        return self.keys.get((version, hosts), _NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
-    """What a table holds, by family: disjoint and ascending."""
+    """What a table holds, by family: disjoint and ascending spans, and all of `base`.
+
+    Where there is a base, the spans are `few`.
+    """
 
     four: Sequence[Span] = ()
     six: Sequence[Span] = ()
+    base: Base = field(default_factory=Base)
+
+    def few(self) -> bool:
+        """Tell whether all its spans go in as hosts, which may lie in a base."""
+        return all(span.last - span.first < HOSTS_MOST for span in (*self.four, *self.six))
 
     def of(self, version: int) -> Sequence[Span]:
-        """Return what it holds of a family."""
+        """Return the spans of a family."""
         return self.four if version == 4 else self.six
 
 
@@ -83,6 +104,23 @@ def flatten(members: Iterable[Member], fed: Iterable[Iterable[tuple[int, int]]],
         for piece in subtract([(span.first, span.last)], _near(for_ever, span))
     ]
     return sorted([*(Span(*each) for each in for_ever), *timed])
+
+
+def base_of(fed: Sequence[Networks]) -> Base:
+    """Make ready what feeds give, which is much and changes seldom: what is added beside it is then cheap."""
+    keys: dict[tuple[int, bool], frozenset[int]] = {}
+    for version in _VERSIONS:
+        width = WIDTHS[version]
+        hosts: list[int] = []
+        networks: list[int] = []
+        parts = [each.ranges(version) for each in fed]
+        for first, last in parts[0] if len(parts) == 1 else union(parts):
+            if last - first < HOSTS_MOST:
+                hosts.extend(each << width | each for each in range(first, last + 1))
+            else:
+                networks.append(first << width | last)
+        keys[version, True], keys[version, False] = frozenset(hosts), frozenset(networks)
+    return Base(keys)
 
 
 def union(several: Iterable[Iterable[tuple[int, int]]]) -> list[tuple[int, int]]:
@@ -152,46 +190,59 @@ def _segments(members: Sequence[Member]) -> Iterator[tuple[Span, bool]]:
 
 
 class _Set:
-    """One set of the kernel's: what it holds, as numbers `first << width | last`; None where nobody knows."""
+    """One set of the kernel's. Its elements are numbers `first << width | last`: a base, and others beside it.
+
+    While the base is the same object only the others are compared. `_others` is None where nobody knows what the
+    kernel has; `_ends` says when some of them leave by themselves.
+    """
 
     def __init__(self, table: str, version: int, *, hosts: bool) -> None:
         self.name = set_name(table, version, hosts=hosts)
         self._version = version
         self._hosts = hosts
         self._timed = table in TIMED
-        self._held: Collection[int] | None = None
+        self._base = _NOTHING
+        self._others: Collection[int] | None = None
         self._ends: Mapping[int, Instant] = {}
 
     def forget(self) -> None:
         """Hold nothing for known."""
-        self._held = None
+        self._others, self._base = None, _NOTHING
 
     def __len__(self) -> int:
-        return 0 if self._held is None else len(self._held)
+        return len(self._base) + len(self._others or ())
 
-    def changes(self, wanted: Sequence[Span], now: Instant) -> list[nft.Change]:
-        """Return what makes the kernel's set hold these; `holds` afterwards, when it does."""
+    def changes(self, base: frozenset[int], wanted: Sequence[Span], now: Instant) -> list[nft.Change]:
+        """Return what makes the kernel's set hold these; call `holds` when it does."""
         width = WIDTHS[self._version]
-        ends = {span.first << width | span.last: span.until for span in wanted} if self._timed else {}
-        fresh = {span.first << width | span.last for span in wanted if span.until > now}
-        if self._held is None:
-            return [nft.clear(TABLE, self.name), *self._add(fresh, ends, now)]
-        held = {key for key in self._held if self._ends.get(key, NEVER) > now}  # the others left by themselves
+        ends = self._ends_of(wanted)
+        fresh = {span.first << width | span.last for span in wanted if span.until > now} - base
+        if self._others is None:
+            return [nft.clear(TABLE, self.name), *self._add(base | fresh, ends, now)]
+        held = {key for key in self._others if self._ends.get(key, NEVER) > now}  # the rest left by themselves
+        if base is not self._base:
+            held |= self._base
+            fresh |= base
         moved = {key for key in fresh & held if abs(ends.get(key, NEVER) - self._ends.get(key, NEVER)) >= _SECOND}
-        gone = (held - fresh) | moved
         mask = (1 << width) - 1
-        leave = (nft.Range(key >> width, key & mask) for key in sorted(gone))
+        leave = (nft.Range(key >> width, key & mask) for key in sorted((held - fresh) | moved))
         return [
             *nft.delete(TABLE, self.name, self._version, leave, hosts=self._hosts),
             *self._add((fresh - held) | moved, ends, now),
         ]
 
-    def holds(self, wanted: Sequence[Span], now: Instant) -> None:
+    def holds(self, base: frozenset[int], wanted: Sequence[Span], now: Instant) -> None:
         """Remember what the kernel was given."""
         width = WIDTHS[self._version]
         keys = (span.first << width | span.last for span in wanted if span.until > now)
-        self._held = array("Q", keys) if self._version == 4 else tuple(keys)
-        self._ends = {span.first << width | span.last: span.until for span in wanted} if self._timed else {}
+        others = [key for key in keys if key not in base]
+        self._base = base
+        self._others = array("Q", others) if self._version == 4 else tuple(others)
+        self._ends = self._ends_of(wanted)
+
+    def _ends_of(self, wanted: Sequence[Span]) -> Mapping[int, Instant]:
+        width = WIDTHS[self._version]
+        return {span.first << width | span.last: span.until for span in wanted} if self._timed else {}
 
     def _add(self, keys: Iterable[int], ends: Mapping[int, Instant], now: Instant) -> Iterator[nft.Change]:
         width = WIDTHS[self._version]
@@ -224,7 +275,7 @@ class Mirror:
         refuses even then is raised (OSError), and the sets are unknown.
         """
         wanted = {
-            (version, hosts): spans
+            (version, hosts): (content.base.of(version, hosts=hosts), spans)
             for version in _VERSIONS
             for hosts, spans in zip((True, False), split(content.of(version)), strict=True)
         }
@@ -239,13 +290,15 @@ class Mirror:
         """Return how many elements each set was given."""
         return {each.name: len(each) for each in self._sets.values()}
 
-    def _push(self, table: str, wanted: Mapping[tuple[int, bool], Sequence[Span]], now: Instant) -> int:
+    def _push(
+        self, table: str, wanted: Mapping[tuple[int, bool], tuple[frozenset[int], Sequence[Span]]], now: Instant
+    ) -> int:
         changes: list[nft.Change] = []
-        for (version, hosts), spans in wanted.items():
-            changes += self._sets[table, version, hosts].changes(spans, now)
+        for (version, hosts), (base, spans) in wanted.items():
+            changes += self._sets[table, version, hosts].changes(base, spans, now)
         self._kernel.apply(changes)
-        for (version, hosts), spans in wanted.items():
-            self._sets[table, version, hosts].holds(spans, now)
+        for (version, hosts), (base, spans) in wanted.items():
+            self._sets[table, version, hosts].holds(base, spans, now)
         return len(changes)
 
 

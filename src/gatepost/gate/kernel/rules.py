@@ -57,7 +57,7 @@ def ruleset(settings: GateSettings, kernel: KernelSettings, ports: Ports) -> str
     meters = tuple(_meters(settings, ports)) if kernel.limits else ()
     lines = [
         f"table inet {TABLE} {{",
-        *_indented(_sets(kernel, meters)),
+        *_indented(_sets(settings.bans.ban_time, meters)),
         "}",
         f"flush table inet {TABLE}",
         f"table inet {TABLE} {{",
@@ -81,7 +81,7 @@ def remove() -> str:
 # --- sets -----------------------------------------------------------------------------------------------------
 
 
-def _sets(kernel: KernelSettings, meters: Sequence["_Meter"]) -> Iterator[str]:
+def _sets(ban_time: float, meters: Sequence["_Meter"]) -> Iterator[str]:
     for table in SETS:
         timeout = ("timeout",) if table in TIMED else ()
         for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
@@ -89,7 +89,7 @@ def _sets(kernel: KernelSettings, meters: Sequence["_Meter"]) -> Iterator[str]:
             yield f"set {set_name(table, version, hosts=True)} {{ type {kind};{hosts} }}"
             flags = ",".join(("interval", *timeout))
             yield f"set {set_name(table, version, hosts=False)} {{ type {kind}; flags {flags}; }}"
-    lasts = f" timeout {kernel.ban_time:.0f}s;" if kernel.ban_time else ""
+    lasts = f" timeout {ban_time:.0f}s;" if ban_time else ""
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         yield f"set {MADE}{version} {{ type {kind}; size {MADE_MAX}; flags dynamic,timeout;{lasts} }}"
         for meter in meters:
@@ -173,8 +173,8 @@ def _leaving() -> Iterator[str]:
 class _Meter:
     """PF's max-src-conn-rate of one kind of listener. The kernel's own bans are in a set of theirs: see `helper`.
 
-    It is asked once a connection, when the handshake is complete: spoofed SYNs ban nobody. For max-src-conn there is
-    only `ct count`, which counts half-open connections (and since Linux 6.18 no others): anybody could fill up a
+    It is asked once a connection, when the handshake is complete: spoofed SYNs ban nobody. For max-src-conn there
+    is only `ct count`, which counts half-open connections (in Linux 6.18 no others): anybody could fill up a
     victim's count. So how many a source holds is counted by the workers alone.
     """
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from gatepost.base.units import Seconds
-
 PORT_MAX = 65_535
 
 
@@ -24,7 +22,7 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KernelSettings:
-    """The gate in the kernel too: `[gate.kernel]`. It takes root, and nftables' library (Debian: libnftables1)."""
+    """The gate in the kernel too: `[kernel]`. It takes root, and nftables' library (Debian: libnftables1)."""
 
     mode: KernelMode = KernelMode.OFF
     """`nftables`: banned sources are refused by the kernel on every port, and listed ones (with `mode = "spamd"`
@@ -38,11 +36,8 @@ class KernelSettings:
     """Only what comes in on these interfaces is looked at, e.g. `eth0`; empty: on all but `lo`."""
 
     banned: Refusal = Refusal.DROP
-    """What members of `bruteforce` meet: `drop` says nothing, `reset` refuses at once (PF's `block return`)."""
-
-    ban_time: Seconds = Seconds(86_400)
-    """How long the kernel refuses a member of `bruteforce`, counted from when it was added; 0 is until it is
-    deleted. Use the time after which `gatepost tables expire bruteforce` runs."""
+    """What members of `bruteforce` meet: `drop` says nothing, `reset` refuses at once (PF's `block return`). Each
+    leaves the kernel when it was a member for `gate.bans.ban_time`."""
 
     limits: bool = False
     """Count new connections (`count` and `within` of `[gate.rates]`) in the kernel too, and ban there. It counts

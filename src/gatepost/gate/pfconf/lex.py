@@ -10,9 +10,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-TEXT_MAX: Final = 1 << 20  # letters of a file
-EXPANDED_MAX: Final = 1 << 20  # letters that macros may add in all
-MACRO_MAX: Final = 1 << 16  # letters of one macro's text
+TEXT_MAX: Final = 1 << 18  # letters of a file
+WORDS_MAX: Final = 20_000  # words of a file, macros put in
+EXPANDED_MAX: Final = 1 << 18  # letters that macros may add in all
+MACRO_MAX: Final = 1 << 14  # letters of one macro's text
 
 _JOIN: Final = r"\\\r?\n"
 _BLANK: Final = re.compile(rf"(?:[ \t\r\f\v]|{_JOIN}|\\(?!\r?\n)|#(?:{_JOIN}|[^\n])*)+")
@@ -66,6 +67,7 @@ class Lexer:
         self._at = 0
         self._line = 1
         self._room = EXPANDED_MAX
+        self._words = WORDS_MAX
 
     def statement(self) -> list[Word]:
         """Return the words of the next statement; none at the end of the text. Raises PfConfError."""
@@ -84,6 +86,9 @@ class Lexer:
                     return words
                 continue
             for word in self._next():
+                self._words -= 1
+                if self._words < 0:
+                    raise PfConfError(self.file, word.line, f"more than {WORDS_MAX} words", "use table files")
                 words.append(word)
                 if word.sort is Sort.MARK and word.text == "{":
                     opened.append(word.line)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from gatepost.gate.decide import Verdict
-from gatepost.gate.pfconf.parse import host_text
+from gatepost.gate.pfconf.cursor import host_text
 from gatepost.gate.pfconf.rules import EGRESS, PORTS, SMTP, PfRules, not_applied, tarpits
 from gatepost.gate.pfconf.words import Action, Heed, Host, InTable, Limits, Own, Remark, Routed, Rule, Within
 from gatepost.gate.prefix import WIDTHS
@@ -47,7 +47,7 @@ def as_toml(rules: PfRules, path: Path) -> str:
     if files:
         lines += ["", "[gate.tables]"]
         lines += [f"{json.dumps(name)} = {json.dumps(paths[0])}" for name, paths in sorted(files.items())]
-    for kind, port in PORTS.items():
+    for kind, port in sorted(PORTS.items()):
         limits = next(iter(rules.rates(port).values()), None)
         if limits is not None:
             lines += ["", f"[gate.rates.{kind}]", *_rate_lines(limits)]
@@ -148,7 +148,7 @@ def _notes(rules: PfRules, rule: Rule) -> Iterator[str]:
     redirect = rule.redirect
     if redirect is not None and redirect.network is not None and not rule.family and tarpits(redirect):
         yield f"IPv{redirect.network.version} only, by the address of rdr-to"
-        if redirect.network.version == 4 and SMTP in range(rule.ports[0][0], rule.ports[-1][1] + 1):
+        if redirect.network.version == 4 and any(low <= SMTP <= high for low, high in rule.ports):
             yield _ipv6(rule)
     elif redirect is not None and not tarpits(redirect):
         yield "the listener of the port that was dialled answers"

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from gatepost.gate.decide import GREYTRAP, Decision, Look, Verdict
+from gatepost.gate.pfconf.cursor import host_text, is_loopback
 from gatepost.gate.pfconf.lex import TEXT_MAX, PfConfError
-from gatepost.gate.pfconf.parse import host_text, is_loopback, parse
+from gatepost.gate.pfconf.parse import parse
 from gatepost.gate.pfconf.words import (
     ALL_PORTS,
     SPAMD_PORT,
@@ -98,10 +99,12 @@ class Step:
         """Tell whether it is for an address."""
         return not self.sources or any(_is_of(each, version, number, holds) for each in self.sources)
 
-    def tables(self, version: int, number: int, holds: Holds) -> tuple[str, ...]:
-        """Return its tables that hold an address."""
-        names = (each.name for each in self.sources if isinstance(each, InTable) and not each.negated)
-        return tuple(name for name in dict.fromkeys(names) if holds(name, version, number))
+    def names(self, port: int, asked: "Asked") -> tuple[str, ...]:
+        """Return the tables that say on which lists an address is: its own, and spamd's where they are met."""
+        names = [each.name for each in self.sources if isinstance(each, InTable) and not each.negated]
+        if self.meets_lists and (port == SMTP or not names):
+            names += [*asked.lists, GREYTRAP]
+        return tuple(dict.fromkeys(names))
 
 
 _NO_RULE: Final = Step(NO_RULE, 0, Verdict.PASS)
@@ -204,7 +207,7 @@ class PfRules:
             why = self._why_not(rule, version, port, loopback=loopback)
             step = None if why else self._step(rule, version)
             if step is None or not step.matches(version, number, holds):
-                looks.append(Look(self._name(rule), False, why or _not_from(rule)))
+                looks.append(Look(self._name(rule), False, why or _not_from(rule, version)))
                 continue
             if not ruling.line:
                 looks.append(Look(self._name(rule), False, "unlisted IPv6 to port 25 is met by gate.ipv6"))
@@ -340,6 +343,7 @@ class PfRules:
             and rule.family in (0, 4)
             and not rule.unknown
             and not rule.targets
+            and all(host.negated or isinstance(host, Own) for host in rule.sources)
             and self.comes_in_on(rule.interfaces, loopback=False)
         )
 
@@ -347,16 +351,12 @@ class PfRules:
 class PfPlan:
     """The same decisions for one port, made ready: the tables at hand, the answers made before."""
 
-    __slots__ = ("_answers", "_asked", "_checks", "_exempt", "_holds", "_last", "_port")
+    __slots__ = ("_checks", "_exempt", "_last")
 
     def __init__(
         self, rules: PfRules, port: int, tables: Tables, asked: Asked, exempt: Sequence[Prefix] = ()
     ) -> None:
         """Take the tables as they are now; make another plan when their version is another."""
-
-        def holds(name: str, version: int, number: int) -> bool:
-            return name in tables and tables[name].holds(version, number)
-
         skipped = [Prefix(4, 8, _LOOPBACK << 24), Prefix(6, 128, 1)] if rules.skips_loopback else []
         away = Ruling(Verdict.PASS, "exempt: set skip on lo", line=rules.conf.skip_line)
         self._exempt = {
@@ -367,15 +367,12 @@ class PfPlan:
             )
             for version in WIDTHS
         }
-        self._holds = holds
-        self._asked = asked
-        self._port = port
-        self._answers: dict[tuple[Step, tuple[str, ...]], Ruling] = {}
-        self._checks: dict[int, tuple[tuple[Callable[[int, int], bool], Step], ...]] = {}
+        self._checks: dict[int, tuple[tuple[Asks, _Answers], ...]] = {}
         self._last: dict[int, Ruling] = {}
         for version in WIDTHS:
             steps = rules.steps(version, port)
-            self._checks[version] = tuple(self._ready(steps, tables))
+            answers = (_Answers(step, port, tables, asked) for step in steps)
+            self._checks[version] = tuple(check for each in answers for check in each.checks(tables))
             self._last[version] = _answer(steps[-1], (), asked)
 
     def decide(self, version: int, number: int) -> Ruling:
@@ -383,33 +380,46 @@ class PfPlan:
         for shift, network, away in self._exempt[version]:
             if number >> shift == network:
                 return away
-        for holds, step in self._checks[version]:
+        for holds, answers in self._checks[version]:
             if holds(version, number):
-                return self._found(step, version, number)
+                return answers.find(version, number)
         return self._last[version]
 
-    def _found(self, step: Step, version: int, number: int) -> Ruling:
-        lists = _lists(step, version, number, self._port, self._holds, self._asked)
-        found = self._answers.get((step, lists))
-        if found is None:
-            found = self._answers[step, lists] = _answer(step, lists, self._asked)
-        return found
 
-    def _ready(self, steps: Sequence[Step], tables: Tables) -> Iterator[tuple[Callable[[int, int], bool], Step]]:
-        """Return what is asked of an address in turn; tables that are empty are not."""
-        for step in steps:
-            for source in step.sources:
-                match source:
-                    case InTable(name=name, negated=False):
-                        if name in tables and tables[name].filled:
-                            yield tables[name].holds, step
-                    case other:
-                        yield _asking(other, self._holds), step
-        last = steps[-1]
-        if last.meets_lists:
-            for name in (*self._asked.lists, GREYTRAP):
-                if name in tables and tables[name].filled:
-                    yield tables[name].holds, last
+Asks = Callable[[int, int], bool]
+"""Tell whether an address (family, number) is one of those that are meant."""
+
+
+class _Answers:
+    """What one step of a plan answers, by the lists that an address is on; tables without entries are left out."""
+
+    __slots__ = ("_asked", "_known", "_listing", "step")
+
+    def __init__(self, step: Step, port: int, tables: Tables, asked: Asked) -> None:
+        self.step = step
+        self._asked = asked
+        self._known: dict[tuple[str, ...], Ruling] = {}
+        names = step.names(port, asked)
+        self._listing = tuple(
+            (name, tables[name].holds) for name in names if name in tables and tables[name].filled
+        )
+
+    def checks(self, tables: Tables) -> "Iterator[tuple[Asks, _Answers]]":
+        """Return what is asked of an address to know whether it is this step's, each with what answers then."""
+        for source in self.step.sources:
+            if not isinstance(source, InTable) or source.negated:
+                yield _asking(source, tables), self
+        for name, holds in self._listing:
+            if not self.step.sources or any(each == InTable(name) for each in self.step.sources):
+                yield holds, self
+
+    def find(self, version: int, number: int) -> Ruling:
+        """Return the answer for an address of this step."""
+        lists = tuple([name for name, holds in self._listing if holds(version, number)])
+        found = self._known.get(lists)
+        if found is None:
+            found = self._known[lists] = _answer(self.step, lists, self._asked)
+        return found
 
 
 def tarpits(redirect: Redirect | None) -> bool:
@@ -466,20 +476,14 @@ def _is_of(source: Within | InTable, version: int, number: int, holds: Holds) ->
             return any(each.holds(version, number) for each in networks) is not negated
 
 
-def _asking(source: Within | InTable, holds: Holds) -> Callable[[int, int], bool]:
+def _asking(source: Within | InTable, tables: Tables) -> Asks:
+    def holds(name: str, version: int, number: int) -> bool:
+        return name in tables and tables[name].holds(version, number)
+
     def asked(version: int, number: int) -> bool:
         return _is_of(source, version, number, holds)
 
     return asked
-
-
-def _lists(step: Step, version: int, number: int, port: int, holds: Holds, asked: Asked) -> tuple[str, ...]:
-    """Return the tables by which a step matches, and spamd's own lists where they are met."""
-    lists = step.tables(version, number, holds)
-    if step.meets_lists and (port == SMTP or not lists):
-        own = (name for name in (*asked.lists, GREYTRAP) if holds(name, version, number))
-        lists = tuple(dict.fromkeys((*lists, *own)))
-    return lists
 
 
 def _answer(step: Step, lists: tuple[str, ...], asked: Asked) -> Ruling:
@@ -494,10 +498,13 @@ def _answer(step: Step, lists: tuple[str, ...], asked: Asked) -> Ruling:
 
 
 def _ruling(step: Step, version: int, number: int, port: int, holds: Holds, asked: Asked) -> Ruling:
-    return _answer(step, _lists(step, version, number, port, holds, asked), asked)
+    lists = tuple(name for name in step.names(port, asked) if holds(name, version, number))
+    return _answer(step, lists, asked)
 
 
-def _not_from(rule: Rule) -> str:
+def _not_from(rule: Rule, version: int) -> str:
+    if not rule.sources:
+        return f"not for IPv{version}"
     return f"not from {', '.join(map(host_text, rule.sources))}"
 
 

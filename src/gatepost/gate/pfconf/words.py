@@ -107,16 +107,20 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A rule's limits: of one source as settings, and `total` connections at once (`max`); 0 is no limit.
+    """A rule's limits, as settings.
 
     `flush`: cut the source's connections when it is put into the overload table; `everywhere`: those of other
     rules too.
     """
 
     rate: RateSettings
-    total: int = 0
     flush: bool = False
     everywhere: bool = False
+
+    @property
+    def total(self) -> int:
+        """Return how many connections all sources may have together (`max`); 0 is no limit."""
+        return self.rate.total
 
     @property
     def any(self) -> bool:
@@ -176,4 +180,6 @@ class Conf:
     """Interfaces of `set skip on`."""
     skip_line: int = 0
     table_entries: int | None = None
+    included: int = 0
+    """Files that were included."""
     macros: dict[str, str] = field(default_factory=dict)

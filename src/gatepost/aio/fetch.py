@@ -1,0 +1,97 @@
+"""Fetch a document by HTTP or HTTPS (httpx, decision 0008): asked only whether it changed, bounded in every way."""
+
+import asyncio
+import ssl
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+REDIRECTS_MAX: Final = 5
+_MOVED: Final = frozenset((301, 302, 303, 307, 308))
+_HEADERS: Final = {"User-Agent": "gatepost", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+
+
+class FetchFailed(Exception):
+    """A document that could not be fetched whole; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A document as it came (never unpacked), and the validators to ask with the next time (RFC 9110 §8.8)."""
+
+    octets: bytes
+    etag: str = ""
+    last_modified: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The document is the one that the validators name."""
+
+
+async def fetch(
+    url: str, *, most: int, within: float, tls: ssl.SSLContext, etag: str = "", last_modified: str = ""
+) -> Fetched | Unchanged:
+    """Fetch `url`: at most `most` octets, in `within` seconds in all; raises FetchFailed.
+
+    With validators the server may answer that nothing changed. Redirects are followed, never from HTTPS to HTTP.
+    Proxies named in the environment are not used.
+    """
+    headers = dict(_HEADERS)
+    if etag:
+        headers["If-None-Match"] = etag
+    if last_modified:
+        headers["If-Modified-Since"] = last_modified
+    try:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(asyncio.timeout(within))
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(verify=tls, trust_env=False, timeout=within, headers=headers)
+            )
+            return await _get(client, url, most)
+    except TimeoutError:
+        raise FetchFailed(f"{url}: not fetched within {within:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
+        raise FetchFailed(f"{url}: {str(error) or type(error).__name__}") from error
+
+
+async def _get(client: httpx.AsyncClient, url: str, most: int) -> Fetched | Unchanged:
+    request = client.build_request("GET", url)
+    for _ in range(REDIRECTS_MAX + 1):
+        response = await client.send(request, stream=True)
+        try:
+            if response.status_code in _MOVED and response.next_request is not None:
+                request = _redirected(request, response.next_request)
+                continue
+            if response.status_code == 304:
+                return Unchanged()
+            if response.status_code != 200:
+                raise FetchFailed(f"{url}: the server says {response.status_code} {response.reason_phrase}")
+            return await _take(response, url, most)
+        finally:
+            await response.aclose()
+    raise FetchFailed(f"{url}: more than {REDIRECTS_MAX} redirects")
+
+
+def _redirected(before: httpx.Request, after: httpx.Request) -> httpx.Request:
+    if after.url.scheme not in ("http", "https") or (before.url.scheme, after.url.scheme) == ("https", "http"):
+        raise FetchFailed(f"{before.url}: redirected to {after.url}, which is not followed")
+    return after
+
+
+async def _take(response: httpx.Response, url: str, most: int) -> Fetched:
+    too_much = FetchFailed(f"{url}: more than {most} octets")
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdecimal() and int(announced[:20]) > most:
+        raise too_much
+    pieces, size = [], 0
+    async for piece in response.aiter_raw():
+        size += len(piece)
+        if size > most:
+            raise too_much
+        pieces.append(piece)
+    return Fetched(
+        b"".join(pieces), response.headers.get("ETag", "")[:1000], response.headers.get("Last-Modified", "")[:100]
+    )
