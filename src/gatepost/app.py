@@ -40,6 +40,7 @@ from gatepost.diary.verbs import sweep as sweep_diary
 from gatepost.feeds.bgp.service import BgpService
 from gatepost.feeds.lists.feed import ListFeed
 from gatepost.feeds.lists.stored import StoredTables
+from gatepost.feeds.sync.feed import Sync
 from gatepost.gate.bans import Doorkeeper
 from gatepost.gate.decide import Decision, Verdict
 from gatepost.gate.dnslists import DnsLists
@@ -129,6 +130,7 @@ class Worker:
             clock=self._clock,
             trusted=config.resolver.trusted,
         )
+        self._sync = Sync(config.feeds.sync, clock=self._clock, log=self._log, hears=self._slot == 0)
         self._dns_lists = DnsLists(config.gate.dns, self._resolver, clock=self._clock, log=self._log)
         self._gate = Gate(
             _in_bounds(config.gate),
@@ -140,6 +142,8 @@ class Worker:
             scans=self._slot == 0,
             names=ResolvedNames(self._resolver),
             dns_lists=self._dns_lists,
+            news=self._sync,
+            certificates=self._certificates,
         )
         await self._build_ground()
         await self._gate.start()
@@ -167,7 +171,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `drain`."""
         jobs = [self._gate.run(), self._queue.run(), self._flush_refusals(), self._rotate_tickets()]
-        jobs.append(self._dns_lists.watch())
+        jobs += [self._dns_lists.watch(), self._sync.run(self._gate, self._databases.gate)]
         if self._slot == 0:
             jobs += [self._sweep(), self._release(), self._bgp.run(), self._lists.run()]
         for job in jobs:

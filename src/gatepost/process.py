@@ -54,7 +54,9 @@ def plan(config: Config) -> Plan:
     """Return what the supervisor is told of a configuration."""
     listeners = tuple(
         TcpPlan(
-            name, *split_address(address, PORTS[each.kind], ("listen", name, "address", at)), each.kind is Kind.MX
+            name,
+            *split_address(address, PORTS[each.kind], ("listen", name, "address", at)),
+            each.kind is Kind.MX and not each.proxy,  # all clients of a balancer come from one source
         )
         for name, each in config.listeners.items()
         for at, address in enumerate(each.address)

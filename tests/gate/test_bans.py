@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gatepost.base.clock import Instant, later, seconds
 from gatepost.base.settings import BadSetting, fill
@@ -21,8 +23,10 @@ from gatepost.gate.bans import (
     Rate,
     touches,
 )
-from gatepost.gate.prefix import Prefix, parse_prefix
+from gatepost.gate.networks import Networks
+from gatepost.gate.prefix import Prefix, cut, parse_prefix
 from gatepost.gate.release import keep_releasing, release
+from gatepost.gate.table import Entry, Table
 from gatepost.intake.auth import Throttle
 from gatepost.intake.settings import IntakeSettings
 from tests.gate.world import Journal, world
@@ -278,3 +282,18 @@ def test_settings_that_cannot_be_meant_are_refused(given: dict[str, object]) -> 
 def test_a_ban_lasts_a_day() -> None:
     assert BanSettings().ban_time == Seconds(86_400)
     assert fill(BanSettings, {"ban_time": "1h"}).ban_time == Seconds(3600)
+
+
+networks = st.builds(
+    lambda number, length: cut(4, number << 24, length), st.integers(0, 15), st.integers(4, 8)
+) | st.builds(lambda number, length: cut(4, number, length), st.integers(0, 255), st.integers(26, 32))
+
+
+@given(st.lists(networks, max_size=6), st.lists(networks, max_size=6), networks)
+@settings(max_examples=150)
+def test_a_table_touches_what_one_of_its_networks_touches(
+    own: list[Prefix], fed: list[Prefix], asked: Prefix
+) -> None:
+    table = Table("nospamd", (Entry(each) for each in own), {"feed": Networks.of(fed)})
+    assert table.touches(asked) is any(touches(asked, each) for each in (*own, *fed))
+    assert Networks.of(fed).touches(asked) is any(touches(asked, each) for each in fed)

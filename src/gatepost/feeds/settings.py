@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from gatepost.feeds.bgp.settings import BgpSettings
 from gatepost.feeds.lists.settings import ListsSettings
+from gatepost.feeds.sync.settings import SyncSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +16,6 @@ class FeedSettings:
 
     lists: ListsSettings = field(default_factory=ListsSettings)
     """Lists of addresses from files, the web and programs."""
+
+    sync: SyncSettings = field(default_factory=SyncSettings)
+    """Other mail servers of ours that share their greylist."""

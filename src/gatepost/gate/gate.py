@@ -6,6 +6,7 @@ The scan that makes senders white runs in one worker (`scans`).
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -78,7 +79,7 @@ from gatepost.gate.steps import (
     whiten_step,
 )
 from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, read_compact, read_file
-from gatepost.gate.tarpit import NEARLY_FULL, Connection, Held, Stance
+from gatepost.gate.tarpit import NEARLY_FULL, Connection, Contexts, Held, Stance
 from gatepost.judge import spf
 
 TRAP_MESSAGE: Final = "Your address %A has mailed to spamtraps here\n"
@@ -137,8 +138,10 @@ class Gate:
         names: spf.Names | None = None,
         dns_lists: DnsLists | None = None,
         news: News | None = None,
+        certificates: Contexts | None = None,
     ) -> None:
-        """Make it; `names` is the DNS that says who a sender is, `news` who hears what is learnt."""
+        """Make it; `names` is the DNS that says who a sender is, `news` who hears what is learnt,
+        `certificates` are those that STARTTLS in the tarpit shows."""
         self._database = database
         self._hostname = hostname
         self._clock = clock
@@ -149,6 +152,7 @@ class Gate:
         self._backlog = Backlog(database, log, settings)
         self._news: News = news or Nobody()
         self._dns_lists = dns_lists
+        self._certificates = certificates
         self._friendly = Friendly(settings.friendly, database, self._backlog, names, self._news)
         self._tables = Tables(settings.tables_max, TABLE_NAMES)
         self._files: dict[str, list[Entry] | Networks] = {}
@@ -294,12 +298,7 @@ class Gate:
 
     def shields(self, prefix: Prefix) -> bool:
         """Tell whether a network holds somebody who is never banned: exempt, one of our own, or in nospamd."""
-        if any(touches(prefix, network) for network in self._exempt):
-            return True
-        nospamd = self._tables[NOSPAMD]
-        if prefix.host:
-            return nospamd.holds(prefix.version, prefix.number)
-        return any(touches(prefix, entry.network) for entry in nospamd if not entry.negated)
+        return any(touches(prefix, each) for each in self._exempt) or self._tables[NOSPAMD].touches(prefix)
 
     def ban(self, ban: Ban) -> None:
         """Put a network into a table, and end all its connections (PF's `overload <t> flush global`)."""
@@ -345,6 +344,8 @@ class Gate:
                 messages=decision.messages or [self._message(name) for name in decision.lists],
                 black=is_black,
                 code=settings.refuse_code,
+                starttls=settings.starttls and self._certificates is not None,
+                sinks=not settings.greylist,
             ),
             self,
             ip=ip,
@@ -352,8 +353,9 @@ class Gate:
             dialled=wire.local_ip,
             lists=decision.lists,
             stutter=self._stutter(is_black=is_black),
-            grey_stutter=settings.quick(settings.grey_stutter),
+            grey_stutter=settings.quick(settings.grey_stutter) if settings.greylist else math.inf,
             timeout=settings.quick(settings.timeout),
+            tls=self._certificates,
         )
         self._held.setdefault(sender, set()).add(session)
         lists = f", lists:{lists_text(decision.lists)}" if decision.lists else ""
@@ -389,7 +391,7 @@ class Gate:
         """A tuple was offered: remember it, unless the client is on a list or gave itself away."""
         black = session.stance is Stance.BLACK
         self._tell(session, f"({'BLACK' if black else 'GREY'}) {session.ip}: ", offer.sender, offer.recipient)
-        if session.stance is Stance.GREY:
+        if session.stance is Stance.GREY and self._settings.greylist:  # spamd -b has no greylist
             self._remember(session.sender, session.dialled, offer, self._clock.now())
 
     def overheard(self, session: Held, event: Header | Body) -> None:
@@ -636,7 +638,7 @@ class Gate:
 
     def _stutter(self, *, is_black: bool) -> float:
         settings = self._settings
-        if not settings.grey_stutter and not is_black:
+        if settings.greylist and not settings.grey_stutter and not is_black:
             return 0.0
         if is_black and self._counts.black > settings.black_places:
             return 0.0

@@ -118,6 +118,13 @@ class Networks:
                 return True
         return False
 
+    def touches(self, prefix: Prefix) -> bool:
+        """Tell whether one of them has an address in common with a network."""
+        borders: Sequence[int] = self._borders4 if prefix.version == 4 else self._borders6
+        at = bisect_right(borders, prefix.number)
+        last = prefix.number + (1 << WIDTHS[prefix.version] - prefix.length) - 1
+        return at & 1 == 1 or (at < len(borders) and borders[at] <= last)
+
     def ranges(self, version: int) -> Iterator[tuple[int, int]]:
         """Return what they hold as (first, last) address, ascending, with gaps between."""
         borders: Sequence[int] = self._borders4 if version == 4 else self._borders6

@@ -163,6 +163,9 @@ class GateSettings:
     """A grey client that speaks before its banner is no mail server. `ignore` that as spamd does; `tarpit`: stutter
     to its end and do not remember its attempts; or `refuse` it with 554."""
 
+    starttls: bool = False
+    """Offer STARTTLS to held clients that are on no list, with the server's certificates (spamd -C, -K)."""
+
     banner: str = DEFAULT_NAME
     """What stands behind ESMTP in the banner (spamd -n)."""
 

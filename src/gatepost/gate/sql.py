@@ -167,6 +167,11 @@ ROWS: Final = Statement(
     "SELECT digest, key, kind, ip, first, pass, expire, blocked, passed FROM grey"
     " WHERE digest > :after ORDER BY digest LIMIT 2000",
 )
+ROWS_WITHIN: Final = Statement(
+    "gate.rows_within",
+    "SELECT digest, key, kind, ip, first, pass, expire, blocked, passed FROM grey"
+    " WHERE digest > :after AND digest < :before ORDER BY digest LIMIT 500",
+)
 STATES: Final = Statement(
     "gate.states",
     "SELECT kind, CASE WHEN passed < 0 THEN 1 ELSE 0 END AS trapped, COUNT(*) FROM grey"
@@ -246,7 +251,7 @@ MADE_TABLES: Final = Statement("gate.made_tables", "SELECT name FROM made_table 
 
 STATEMENTS: Final = (
     *(SEEN, TRAP_NEW, SEEN_AGAIN, WHITEN, PUT, PROMOTE, DROP, DROP_GREY, DROP_LISTED, EXPIRE, COUNT, EVICT),
-    *(EVICT_ANY, EVICT_NET, PASSED, HOSTS, TRAPS, ROW, ROWS, STATES),
+    *(EVICT_ANY, EVICT_NET, PASSED, HOSTS, TRAPS, ROW, ROWS, ROWS_WITHIN, STATES),
     *(CHECK_LIMIT, ADD_ENTRY, ADD_MANY, DROP_MANY, FLUSH_ENTRIES, ZERO_ENTRIES, COUNT_HITS, ENTRIES, ENTRY_COUNTS),
     *(MAKE_TABLE, DROP_TABLE, MADE_TABLES, PUT_PART, DROP_PART, PUT_PIECE, DROP_PIECES, PARTS, PIECES),
     *(ATTEMPT, HEARD_WHITE, HEARD_TRAPPED, MERGE, ASK, WHITEN_FRIEND),

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gatepost.base.clock import Instant
+from gatepost.gate.bans import touches
 from gatepost.gate.networks import Networks
 from gatepost.gate.prefix import WIDTHS, Prefix, number_of, parse_prefix
 
@@ -144,14 +145,26 @@ class Table:
     def __len__(self) -> int:
         return sum(len(found) for found in self._lengths.values()) + sum(len(part) for part in self._fed)
 
+    def touches(self, prefix: Prefix) -> bool:
+        """Tell whether a network has an address in common with an entry that is no hole."""
+        if self.holds(prefix.version, prefix.number):
+            return True
+        return not prefix.host and (
+            any(touches(prefix, entry.network) for entry in self._own() if not entry.negated)
+            or any(part.touches(prefix) for part in self._fed)
+        )
+
     def __iter__(self) -> Iterator[Entry]:
+        yield from self._own()
+        for source, part in self.parts.items():
+            for network in part:
+                yield Entry(network, note=source)
+
+    def _own(self) -> Iterator[Entry]:
         for (version, length), found in sorted(self._lengths.items()):
             shift = WIDTHS[version] - length
             for number, since in sorted(found.items()):
                 yield Entry(Prefix(version, length, number << shift), since < 0, _since(since))
-        for source, part in self.parts.items():
-            for network in part:
-                yield Entry(network, note=source)
 
     def __contains__(self, network: Prefix) -> bool:
         return self.get(network) is not None
