@@ -75,9 +75,20 @@ PORTS: Final = {
 }
 
 
+class Role(Enum):
+    """What a server is for."""
+
+    PRIMARY = "primary"
+    BACKUP_MX = "backup-mx"
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """The server itself: `[server]`."""
+
+    role: Role = Role.PRIMARY
+    """`primary`: a whole mail server. `backup-mx`: one that holds mail for another while that is away. It listens on
+    port 25 only, unless [listen] says otherwise; what it takes, and for whom, its [policy] says."""
 
     hostname: str = ""
     """The name that greets and signs results; empty is the machine's own full name."""
@@ -191,7 +202,9 @@ class Config:
         """Return the listeners, the usual ones where none is named."""
         if self.listen:
             return self.listen
-        usual = (Kind.MX, Kind.SUBMISSION, Kind.SUBMISSIONS, Kind.IMAP, Kind.IMAPS)
+        usual: tuple[Kind, ...] = (Kind.MX,)
+        if self.server.role is Role.PRIMARY:
+            usual += Kind.SUBMISSION, Kind.SUBMISSIONS, Kind.IMAP, Kind.IMAPS
         return {kind.value: ListenSettings(kind) for kind in usual}
 
 
