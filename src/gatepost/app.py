@@ -131,7 +131,10 @@ class Worker:
             trusted=config.resolver.trusted,
         )
         self._sync = Sync(config.feeds.sync, clock=self._clock, log=self._log, hears=self._slot == 0)
-        self._dns_lists = DnsLists(config.gate.dns, self._resolver, clock=self._clock, log=self._log)
+        self._list_resolver = Resolver(  # of their own: lists that are dead must not take what mail needs
+            _servers(config.resolver.servers) or system_servers(), clock=self._clock
+        )
+        self._dns_lists = DnsLists(config.gate.dns, self._list_resolver, clock=self._clock, log=self._log)
         self._gate = Gate(
             _in_bounds(config.gate),
             self._databases.gate,
@@ -191,6 +194,7 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._write_refusals()
         await self._resolver.close()
+        await self._list_resolver.close()
         self._drained.set()
 
     async def reload(self, config: Config) -> None:

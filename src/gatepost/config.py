@@ -18,7 +18,7 @@ from gatepost.accounts.settings import AccountSettings
 from gatepost.base.settings import BadSetting, fill
 from gatepost.diary.settings import DiarySettings
 from gatepost.feeds.settings import FeedSettings
-from gatepost.gate.kernel.settings import KernelMode, KernelSettings
+from gatepost.gate.kernel.settings import KernelMode
 from gatepost.gate.prefix import Prefix, parse_prefix
 from gatepost.gate.settings import GateSettings
 from gatepost.intake.settings import IntakeSettings
@@ -87,8 +87,8 @@ class ServerSettings:
     """The server itself: `[server]`."""
 
     role: Role = Role.PRIMARY
-    """`primary`: a whole mail server. `backup-mx`: one that holds mail for another while that is away. It listens on
-    port 25 only, unless [listen] says otherwise; what it takes, and for whom, its [policy] says."""
+    """`primary`: a whole mail server. `backup-mx`: one that holds mail for another while that is away. It listens
+    on port 25 only, unless [listen] says otherwise; what it takes, and for whom, its [policy] says."""
 
     hostname: str = ""
     """The name that greets and signs results; empty is the machine's own full name."""
@@ -177,7 +177,6 @@ class Config:
     resolver: ResolverSettings = field(default_factory=ResolverSettings)
     accounts: AccountSettings = field(default_factory=AccountSettings)
     gate: GateSettings = field(default_factory=GateSettings)
-    kernel: KernelSettings = field(default_factory=KernelSettings)
     intake: IntakeSettings = field(default_factory=IntakeSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -243,15 +242,15 @@ def parse(text: str, path: Path) -> Config:
 
 def _check_kernel(config: Config) -> None:
     """See that somebody listens where the kernel redirects to: else unknown senders would be refused."""
-    port = config.kernel.port
+    port = config.gate.kernel.port
     taken = any(
         split_address(address, PORTS[each.kind], ("listen",))[1] == port
         for each in config.listeners.values()
         for address in each.address
     )
-    if config.kernel.mode is KernelMode.NFTABLES and not taken:
+    if config.gate.kernel.mode is KernelMode.NFTABLES and not taken:
         remedy = f'add [listen.gate] with kind = "mx" and address = ["0.0.0.0:{port}", "[::]:{port}"]'
-        raise BadSetting(("kernel", "port"), f"no listener has port {port}", remedy)
+        raise BadSetting(("gate", "kernel", "port"), f"no listener has port {port}", remedy)
 
 
 def located(wrong: BadSetting, text: str, path: Path) -> ConfigError:

@@ -67,7 +67,7 @@ def plan(config: Config) -> Plan:
         user=config.server.user,
         listeners=listeners,
         keepers=tuple(KEEPERS),
-        kernel=config.kernel.mode is KernelMode.NFTABLES,
+        kernel=config.gate.kernel.mode is KernelMode.NFTABLES,
     )
 
 
@@ -150,12 +150,14 @@ def kernel_policy(config: Config) -> Policy:
     for name, each in config.listeners.items():
         for at, address in enumerate(each.address):
             port = split_address(address, PORTS[each.kind], ("listen", name, "address", at))[1]
-            if port and port != config.kernel.port:
+            if port and port != config.gate.kernel.port:
                 ports.setdefault(each.kind, []).append(port)
     submission = (*ports.get(Kind.SUBMISSION, ()), *ports.get(Kind.SUBMISSIONS, ()))
     rated = tuple((kind.value, tuple(found)) for kind, found in ports.items() if kind.value in config.gate.rates)
     everything = tuple(port for found in ports.values() for port in found)
-    return Policy(config.gate, config.kernel, Ports(tuple(ports.get(Kind.MX, ())), submission, rated, everything))
+    return Policy(
+        config.gate, config.gate.kernel, Ports(tuple(ports.get(Kind.MX, ())), submission, rated, everything)
+    )
 
 
 class _KernelProcess:

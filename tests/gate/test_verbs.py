@@ -45,10 +45,10 @@ def test_tables_are_changed_in_pfctls_words(open_db: OpenDatabase) -> None:
             assert (await verbs.replace_entries(db, "spamd", ["!192.0.2.1", "10/8", "10.0.0.1"], T)).text == (
                 "no changes."
             )
-            tested = await verbs.test_entries(db, "spamd", ["10.0.0.1", "192.0.2.1"], None)
+            tested = await verbs.test_entries(db, "spamd", ["10.0.0.1", "192.0.2.1"], None, None)
             assert (tested.done, tested.asked, tested.text) == (1, 2, "1/2 addresses match.")
             with pytest.raises(GateRefusal, match="illegal test address"):
-                await verbs.test_entries(db, "spamd", ["10.0.0.0/24"], None)
+                await verbs.test_entries(db, "spamd", ["10.0.0.0/24"], None, None)
             assert (await verbs.flush_table(db, "spamd")).text == "3 addresses deleted."
 
     run(scene())
@@ -71,11 +71,11 @@ def test_tables_are_made_when_needed_and_unknown_ones_are_no_tables(tmp_path: Pa
                 "192.0.2.1",
             ]
             assert ("mine", 3) in await verbs.list_tables(db, filled)
-            assert (await verbs.test_entries(db, "mine", ["192.0.2.7", "10.0.0.2"], filled)).done == 1
+            assert (await verbs.test_entries(db, "mine", ["192.0.2.7", "10.0.0.2"], filled, None)).done == 1
             await verbs.delete_entries(db, "mine", ["192.0.2.1"])
             assert (await verbs.flush_table(db, "mine")).text == "0 addresses deleted."
             assert (await verbs.kill_table(db, "mine")).text == "1 table deleted."
-            for work in (verbs.flush_table(db, "mine"), verbs.test_entries(db, "mine", ["10.0.0.1"], None)):
+            for work in (verbs.flush_table(db, "mine"), verbs.test_entries(db, "mine", ["10.0.0.1"], None, None)):
                 with pytest.raises(NoSuchTable, match=r"Table does not exist\."):
                     await work
             assert [name for name, _ in await verbs.list_tables(db, QUIET)] == sorted(TABLE_NAMES)

@@ -281,7 +281,7 @@ def _reload(server: Served) -> None:
 def _in_table(server: Served, table: str, address: str) -> bool:
     async def ask() -> bool:
         async with reached(server.folder / "data") as databases:
-            done = await gate_verbs.test_entries(databases.gate, table, [address], GateSettings())
+            done = await gate_verbs.test_entries(databases.gate, table, [address], GateSettings(), None)
             return done.done == done.asked
 
     return run(ask())

@@ -24,7 +24,7 @@ from tests.process.served import Served, until
 pytestmark = [pytest.mark.process, pytest.mark.peer("iproute2"), pytest.mark.peer("nftables")]
 
 SETTINGS = """
-[kernel]
+[gate.kernel]
 mode = "nftables"
 [gate]
 mode = "spamd"

@@ -40,7 +40,7 @@ def tables_list(config: ConfigOption = None, as_json: JsonOption = False) -> Non
 def tables_show(table: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print a table's entries as pfctl does."""
     found = with_databases(
-        config, lambda databases, settings: _checked(verbs.show_table(databases.gate, table, settings.gate))
+        config, lambda databases, settings: _checked(verbs.show_table(databases.gate, table, settings.gate, now()))
     )
     if as_json:
         print_json([{"entry": each.text, "negated": each.negated, "since": moment(each.since)} for each in found])
@@ -112,7 +112,9 @@ def tables_test(table: str, addresses: list[str], config: ConfigOption = None) -
     """Tell whether hosts are in a table: exit status 0 when all of them are, else 2."""
     done = with_databases(
         config,
-        lambda databases, settings: _checked(verbs.test_entries(databases.gate, table, addresses, settings.gate)),
+        lambda databases, settings: _checked(
+            verbs.test_entries(databases.gate, table, addresses, settings.gate, now())
+        ),
     )
     _report(done)
     if done.done < done.asked:

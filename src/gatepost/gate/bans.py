@@ -62,11 +62,12 @@ class BanSettings:
 
 @dataclass(frozen=True, slots=True)
 class Ban:
-    """A source to be shut out: its network, the table, and why, for the operator."""
+    """A source to be shut out: its network, the table, and why, for the operator; `cut` ends what it has open."""
 
     prefix: Prefix
     table: str
     reason: str
+    cut: bool = True
 
 
 class Rate:

@@ -7,6 +7,7 @@ The scan that makes senders white runs in one worker (`scans`).
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -88,6 +89,8 @@ FRESH_S: Final = 0.05
 WHITE_S: Final = 1.0
 COUNTS_S: Final = 10.0
 STUMBLE_S: Final = 1.0
+BAN_WRITTEN_S: Final = 0.5  # a ban is in the database after that
+FRESH_BANS: Final = 1_000
 ANNOUNCED_MIN: Final = {4: 16, 6: 32}  # a shorter prefix is no provider's pool
 
 
@@ -159,6 +162,7 @@ class Gate:
         self._parts: dict[tuple[str, str], tuple[Instant, Networks]] = {}
         self._messages: dict[str, str] = {}
         self._plans: dict[str, Plan | PfPlan] = {}
+        self._fresh: deque[tuple[float, str, Entry]] = deque(maxlen=FRESH_BANS)
         self._rules: PfRules | None = None
         self._pflog = PfLog(settings.connection_log, clock=clock, log=log)
         self._planned = 0
@@ -280,7 +284,10 @@ class Gate:
             return ""
         reason = limits.opened(source(ip), self._clock.steady())
         if reason and limits.settings.overload and not limits.full:
-            self._ban(ip, kind, limits.settings.overload, reason)
+            ruled = decision.limits if isinstance(decision, Ruling) else None
+            cut = ruled is None or ruled.flush  # `flush` alone ends more here than its own rule's connections
+            sender = sender_prefix(*number_of(ip))
+            self.ban(Ban(sender, limits.settings.overload, f"{kind}: {reason}", cut))
         return reason
 
     def _limits_of(self, kind: str, decision: Decision | None) -> SourceLimits | None:
@@ -301,7 +308,7 @@ class Gate:
         return any(touches(prefix, each) for each in self._exempt) or self._tables[NOSPAMD].touches(prefix)
 
     def ban(self, ban: Ban) -> None:
-        """Put a network into a table, and end all its connections (PF's `overload <t> flush global`)."""
+        """Put a network into a table, and end its connections (PF's `overload <t> flush global`)."""
         entry = Entry(ban.prefix, since=self._clock.now(), note=ban.reason)
         if ban.table not in self._tables or ban.prefix in self._tables[ban.table]:
             return
@@ -314,7 +321,9 @@ class Gate:
         self._log.warning("gate_banned", network=ban.prefix.text, table=ban.table, reason=ban.reason)
         steps = entry_step(ban.table, entry), check_limit_step(self._settings.tables_max)
         self._backlog.commit(steps, table_news(ban.table))
-        self._flush_global(ban.prefix)
+        self._fresh.append((self._clock.steady(), ban.table, entry))
+        if ban.cut:
+            self._flush_global(ban.prefix)
 
     def closed(self, ip: str, kind: str, decision: Decision | None = None) -> None:
         """Count the end of a connection that `opened` was told of."""
@@ -696,9 +705,6 @@ class Gate:
         entry = self._tables[name].match(address_text(version, number))
         return entry.network if entry is not None and entry.network.length >= ANNOUNCED_MIN[version] else None
 
-    def _ban(self, ip: str, kind: str, name: str, reason: str) -> None:
-        self.ban(Ban(sender_prefix(*number_of(ip)), name, f"{kind}: {reason}"))
-
     def _flush_global(self, network: Prefix) -> None:
         """End every connection of a network, held or served."""
         for sender in senders_within(network, self._held):
@@ -729,12 +735,16 @@ class Gate:
 
     async def _read_table(self, name: str) -> None:
         """Fill a table anew from its file and the database, off the loop; TableFull keeps the old."""
+        began = self._clock.steady()
         rows = await self._database.read_long(sql.ENTRIES, {"tbl": name})
         parts = await self._read_parts(name)
         if name == NOSPAMD and self._settings.backups:
             parts = {"backups": Networks.of(map(parse_prefix, self._settings.backups)), **parts}
         table, noted = await offload(_table_of, name, self._files.get(name, ()), rows, parts)
         old = self._tables[name] if name in self._tables else Table(name)
+        for banned, of, entry in self._fresh:  # bans that were not yet written when the rows were read
+            if of == name and banned > began - BAN_WRITTEN_S:
+                table.add(entry)
         self._tables.replace(table)
         self._plans.clear()  # they hold the old one
         if self._loaded and name in {rate.overload for rate in self._settings.rates.values()}:

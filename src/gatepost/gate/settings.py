@@ -9,6 +9,7 @@ from gatepost.base.units import Seconds
 from gatepost.codec.spamd.dialogue import DEFAULT_NAME
 from gatepost.gate.bans import BanSettings
 from gatepost.gate.dnslists import DnsSettings
+from gatepost.gate.kernel.settings import KernelSettings
 
 
 class Mode(Enum):
@@ -198,6 +199,9 @@ class GateSettings:
 
     bans: BanSettings = field(default_factory=BanSettings)
     """Who is banned for failing too often."""
+
+    kernel: KernelSettings = field(default_factory=KernelSettings)
+    """The gate in the kernel too."""
 
     messages: Mapping[str, str] = field(default_factory=dict)
     """What senders in a table are told, by table; %A is their address."""

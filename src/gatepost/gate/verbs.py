@@ -10,7 +10,7 @@ from gatepost.base.clock import MICROSECONDS, Instant, later, seconds
 from gatepost.base.units import Seconds
 from gatepost.db.unit import Database, Step, Unit, Unmet
 from gatepost.gate import sql
-from gatepost.gate.decide import TABLE_NAMES
+from gatepost.gate.decide import GREYTRAP, TABLE_NAMES, WHITE
 from gatepost.gate.friendly import expected_step
 from gatepost.gate.grey import (
     NEVER,
@@ -25,6 +25,7 @@ from gatepost.gate.grey import (
 )
 from gatepost.gate.parts import read_networks, read_parts
 from gatepost.gate.prefix import number_of, parse_prefix, sender_prefix
+from gatepost.gate.scan import read_hosts
 from gatepost.gate.settings import GateSettings
 from gatepost.gate.steps import (
     GREY_NEWS,
@@ -76,8 +77,16 @@ async def list_tables(database: Database, settings: GateSettings) -> list[tuple[
     return sorted(sizes.items())
 
 
-async def show_table(database: Database, name: str, settings: GateSettings | None = None) -> list[Entry]:
-    """Return a table's entries in their order: the database's, the feeds', and those of its file in `settings`."""
+async def show_table(
+    database: Database, name: str, settings: GateSettings | None = None, now: Instant | None = None
+) -> list[Entry]:
+    """Return a table's entries in their order: the database's, the feeds', and those of its file in `settings`.
+
+    With `now` also what the greylist says: the members of spamd-white and spamd-greytrap.
+    """
+    if name in (WHITE, GREYTRAP) and now is not None:
+        hosts = await read_hosts(database, now)
+        return list(hosts.white if name == WHITE else hosts.trapped)
     file = settings.tables.get(name) if settings is not None else None
     entries = {entry.network: entry for entry in (read_file(Path(file)) if file else ())}
     for source, networks in (await read_networks(database, name)).items():
@@ -171,12 +180,18 @@ async def zero_table(database: Database, name: str, now: Instant) -> Done:
     return Done(1, 1, "1 table/stats cleared.")
 
 
-async def test_entries(database: Database, name: str, texts: Sequence[str], settings: GateSettings | None) -> Done:
+async def test_entries(
+    database: Database,
+    name: str,
+    texts: Sequence[str],
+    settings: GateSettings | None,
+    now: Instant | None,
+) -> Done:
     """Count which of these hosts are in a table: all of them is pfctl's exit status 0, else 2.
 
     `lines` are those that match, with their entry, as -vv prints them.
     """
-    entries = await show_table(database, name, settings)
+    entries = await show_table(database, name, settings, now)
     if not entries:
         await _known(database, name, must_exist=True)
     table = Table(name, entries)

@@ -236,6 +236,6 @@ def test_two_hundred_thousand_lines_are_read_and_collapsed_in_seconds() -> None:
     begun = time.process_time()
     found = parse_text(octets)
     left = collapse(found.ranges, [(white[0], white[1])])
-    assert time.process_time() - begun < 6  # 0.8 s on the machine this was written on
+    assert time.process_time() - begun < 6  # 1.5 s on the machine this was written on
     assert 140_000 < len(left) < 160_000
     assert addresses.text(left[0] >> 8).startswith("64.")

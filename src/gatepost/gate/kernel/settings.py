@@ -22,7 +22,7 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KernelSettings:
-    """The gate in the kernel too: `[kernel]`. It takes root, and nftables' library (Debian: libnftables1)."""
+    """The gate in the kernel too: `[gate.kernel]`. It takes root, and nftables' library (Debian: libnftables1)."""
 
     mode: KernelMode = KernelMode.OFF
     """`nftables`: banned sources are refused by the kernel on every port, and listed ones (with `mode = "spamd"`
