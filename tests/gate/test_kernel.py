@@ -326,7 +326,7 @@ def test_a_missing_library_is_said_with_what_to_install(monkeypatch: pytest.Monk
 
 def test_without_a_listener_where_the_kernel_redirects_to_the_configuration_is_refused() -> None:
     text = '[gate.kernel]\nmode = "nftables"\n'
-    with pytest.raises(ConfigError, match=r"gatepost.toml:1: kernel.port: no listener has port 8025 \(add"):
+    with pytest.raises(ConfigError, match=r"gatepost.toml:1: gate.kernel.port: no listener has port 8025 \(add"):
         parse(text, Path("gatepost.toml"))
     parse(text + '[listen.gate]\nkind = "mx"\naddress = ["0.0.0.0:8025"]\n', Path("gatepost.toml"))
 

@@ -7,7 +7,6 @@ The scan that makes senders white runs in one worker (`scans`).
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -89,7 +88,7 @@ FRESH_S: Final = 0.05
 WHITE_S: Final = 1.0
 COUNTS_S: Final = 10.0
 STUMBLE_S: Final = 1.0
-BAN_WRITTEN_S: Final = 0.5  # a ban is in the database after that
+BAN_WRITTEN_S: Final = 2.0  # a ban is in the database after that
 FRESH_BANS: Final = 1_000
 ANNOUNCED_MIN: Final = {4: 16, 6: 32}  # a shorter prefix is no provider's pool
 
@@ -162,7 +161,7 @@ class Gate:
         self._parts: dict[tuple[str, str], tuple[Instant, Networks]] = {}
         self._messages: dict[str, str] = {}
         self._plans: dict[str, Plan | PfPlan] = {}
-        self._fresh: deque[tuple[float, str, Entry]] = deque(maxlen=FRESH_BANS)
+        self._fresh: dict[tuple[str, Prefix], tuple[float, Entry]] = {}
         self._rules: PfRules | None = None
         self._pflog = PfLog(settings.connection_log, clock=clock, log=log)
         self._planned = 0
@@ -321,7 +320,8 @@ class Gate:
         self._log.warning("gate_banned", network=ban.prefix.text, table=ban.table, reason=ban.reason)
         steps = entry_step(ban.table, entry), check_limit_step(self._settings.tables_max)
         self._backlog.commit(steps, table_news(ban.table))
-        self._fresh.append((self._clock.steady(), ban.table, entry))
+        if len(self._fresh) < FRESH_BANS:
+            self._fresh[ban.table, ban.prefix] = self._clock.steady(), entry
         if ban.cut:
             self._flush_global(ban.prefix)
 
@@ -742,9 +742,14 @@ class Gate:
             parts = {"backups": Networks.of(map(parse_prefix, self._settings.backups)), **parts}
         table, noted = await offload(_table_of, name, self._files.get(name, ()), rows, parts)
         old = self._tables[name] if name in self._tables else Table(name)
-        for banned, of, entry in self._fresh:  # bans that were not yet written when the rows were read
-            if of == name and banned > began - BAN_WRITTEN_S:
+        for key, (banned, entry) in list(self._fresh.items()):
+            if key[0] != name:
+                continue
+            if entry.network in table or banned < began - BAN_WRITTEN_S:
+                del self._fresh[key]
+            else:  # it was not yet written when the rows were read, or is deleted already: look again
                 table.add(entry)
+                asyncio.get_running_loop().call_later(BAN_WRITTEN_S, self._heard_of_table, table_key(name))
         self._tables.replace(table)
         self._plans.clear()  # they hold the old one
         if self._loaded and name in {rate.overload for rate in self._settings.rates.values()}:
