@@ -503,5 +503,12 @@ def test_a_banned_network_is_cut_whole_and_own_networks_never_are() -> None:
                 False
             ]
             assert here.verdict("203.0.113.5") == "pass"
+            for each in ("192.0.2.9", "203.0.113.5", "192.0.2.0/24"):
+                here.gate.ban(Ban(parse_prefix(each), "bruteforce", "too many connections"))
+            assert [each.text for each in await show_table(here.database, "bruteforce")] in (
+                [],
+                ["198.51.100.0/24"],
+            )
+            assert here.verdict("203.0.113.5", kind="imap") == "pass"
 
     run(scene())

@@ -24,8 +24,8 @@ from gatepost.config import Config
 from gatepost.databases import Databases
 from gatepost.db.unit import Database
 from gatepost.gate import verbs
+from gatepost.gate.contents import declared, load_rules
 from gatepost.gate.decide import GREYTRAP, WHITE
-from gatepost.gate.gate import declared, load_rules
 from gatepost.gate.parts import read_parts
 from gatepost.gate.pfconf.lex import PfConfError
 from gatepost.gate.prefix import Prefix

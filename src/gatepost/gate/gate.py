@@ -7,14 +7,12 @@ The scan that makes senders white runs in one worker (`scans`).
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
-from gatepost.aio.offload import offload
 from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import MICROSECONDS, Clock, Instant, later
 from gatepost.base.envelope import Client
@@ -22,20 +20,19 @@ from gatepost.base.ports import Log, News, Nobody
 from gatepost.base.verdict import Finding
 from gatepost.codec.mail.date import DAYS, MONTHS
 from gatepost.codec.spamd.dialogue import Body, Dialogue, Header, Offer
-from gatepost.db.unit import Database, NotCommitted, Rows, Step, Unit, Value
+from gatepost.db.unit import Database, NotCommitted, Step, Value
 from gatepost.gate import sql
 from gatepost.gate.backlog import Backlog
 from gatepost.gate.bans import Ban, touches
+from gatepost.gate.contents import Contents
 from gatepost.gate.decide import (
     BLACK_TABLES,
     GREYTRAP,
     MX,
     NOSPAMD,
-    TABLE_NAMES,
     WHITE,
     Decision,
     Look,
-    Plan,
     Verdict,
     explain,
 )
@@ -54,12 +51,11 @@ from gatepost.gate.grey import (
 )
 from gatepost.gate.limits import SourceLimits
 from gatepost.gate.networks import Networks
-from gatepost.gate.parts import Part, read_networks, read_parts
+from gatepost.gate.parts import Part
 from gatepost.gate.pfconf.lex import PfConfError
-from gatepost.gate.pfconf.rules import PORTS, Asked, PfPlan, PfRules, Ruling
-from gatepost.gate.pfconf.words import DeclaredTable
+from gatepost.gate.pfconf.rules import PORTS, Ruling
 from gatepost.gate.pflog import PfLog
-from gatepost.gate.prefix import Prefix, address_text, number_of, parse_prefix, sender_prefix, senders_within
+from gatepost.gate.prefix import Prefix, number_of, sender_prefix, senders_within
 from gatepost.gate.scan import read_hosts, scan
 from gatepost.gate.settings import GateSettings, Ipv6, Mode, TooEarlyAction
 from gatepost.gate.steps import (
@@ -67,18 +63,16 @@ from gatepost.gate.steps import (
     GREY_TOPIC,
     TABLE_TOPIC,
     check_limit_step,
-    entry_of,
     entry_step,
     heard_step,
     low_priority_steps,
     offer_step,
-    part_steps,
     put_step,
     table_key,
     table_news,
     whiten_step,
 )
-from gatepost.gate.table import BadEntry, Entry, Table, TableFull, Tables, read_compact, read_file
+from gatepost.gate.table import BadEntry, Entry, TableFull
 from gatepost.gate.tarpit import NEARLY_FULL, Connection, Contexts, Held, Stance
 from gatepost.judge import spf
 
@@ -88,9 +82,6 @@ FRESH_S: Final = 0.05
 WHITE_S: Final = 1.0
 COUNTS_S: Final = 10.0
 STUMBLE_S: Final = 1.0
-BAN_WRITTEN_S: Final = 2.0  # a ban is in the database after that
-FRESH_BANS: Final = 1_000
-ANNOUNCED_MIN: Final = {4: 16, 6: 32}  # a shorter prefix is no provider's pool
 
 
 @dataclass(slots=True)
@@ -156,15 +147,9 @@ class Gate:
         self._dns_lists = dns_lists
         self._certificates = certificates
         self._friendly = Friendly(settings.friendly, database, self._backlog, names, self._news)
-        self._tables = Tables(settings.tables_max, TABLE_NAMES)
-        self._files: dict[str, list[Entry] | Networks] = {}
-        self._parts: dict[tuple[str, str], tuple[Instant, Networks]] = {}
-        self._messages: dict[str, str] = {}
-        self._plans: dict[str, Plan | PfPlan] = {}
-        self._fresh: dict[tuple[str, Prefix], tuple[float, Entry]] = {}
-        self._rules: PfRules | None = None
+        self._contents = Contents(settings, database, clock, self._heard_of_table)
+        self._tables = self._contents.tables
         self._pflog = PfLog(settings.connection_log, clock=clock, log=log)
-        self._planned = 0
         self._spamtraps: frozenset[str] = frozenset()
         self._limits: dict[str, SourceLimits] = {}
         self._held: dict[str, set[Held]] = {}
@@ -183,9 +168,7 @@ class Gate:
         self._pflog.renew(settings.connection_log)
         if self._dns_lists is not None:
             self._dns_lists.renew(settings.dns)
-        self._exempt = tuple(parse_prefix(each) for each in settings.exempt)
-        self._tables.limit = settings.tables_max
-        self._plans.clear()
+        self._contents.renew(settings)
         old = self._limits
         self._limits = {
             kind: old[kind] if kind in old and old[kind].settings == rate else SourceLimits(rate, rate.total)
@@ -197,37 +180,20 @@ class Gate:
     def decide(self, ip: str, kind: str) -> Decision:
         """Return what becomes of a new connection, and count it; asks memory only."""
         version, number = number_of(ip)
-        decision = self._plan(kind).decide(version, number)
+        decision = self._contents.plan(kind).decide(version, number)
         if decision.lists:
             for name in decision.lists:
                 self._tables[name].count(version, number, passed=decision.verdict is Verdict.PASS)
         return decision
 
-    def _plan(self, kind: str) -> Plan | PfPlan:
-        """Return what decides for a kind of listener, made anew after a table was replaced."""
-        if self._planned != self._tables.version:
-            self._planned = self._tables.version
-            self._plans.clear()
-        plan = self._plans.get(kind)
-        if plan is None:
-            plan = self._plans[kind] = self._make_plan(kind)
-        return plan
-
-    def _make_plan(self, kind: str) -> Plan | PfPlan:
-        settings = self._settings
-        if self._rules is None or kind not in PORTS:
-            return Plan(kind, self._tables, self.lists, settings, self._exempt)
-        asked = Asked(settings.unlisted_ipv6, tuple(self.lists), settings.greylist)
-        return self._rules.plan(PORTS[kind], self._tables, asked, self._exempt)
-
     def holds(self, table: str, version: int, number: int) -> bool:
-        """Tell whether an address, as a number, is in a table (of `decide`)."""
-        return table in self._tables and self._tables[table].holds(version, number)
+        """Tell whether an address, as a number, is in a table."""
+        return self._contents.holds(table, version, number)
 
     @property
     def lists(self) -> Sequence[str]:
         """spamd's lists in their order, but that of its traps."""
-        return tuple(self._messages)
+        return self._contents.lists
 
     def tarpits(self, decision: Decision) -> bool:
         """Tell whether a client is held; a grey one of friendly mode speaks with the mail server."""
@@ -260,15 +226,15 @@ class Gate:
         """Say why a connection is decided as it is."""
         matches = ((table.name, table.match(ip)) for table in self._tables)
         entries = tuple((name, ("!" if match.negated else "") + match.text) for name, match in matches if match)
-        decision, settings = self._plan(kind).decide(*number_of(ip)), self._settings
-        if self._rules is None or kind not in PORTS or self._is_exempt(ip):
-            return Explanation(decision, explain(ip, kind, self, settings, self._exempt), entries)
-        looks = self._rules.explain(
+        decision, settings = self._contents.plan(kind).decide(*number_of(ip)), self._settings
+        if self._contents.rules is None or kind not in PORTS or self._is_exempt(ip):
+            return Explanation(decision, explain(ip, kind, self, settings, self._contents.exempt), entries)
+        looks = self._contents.rules.explain(
             *number_of(ip),
             PORTS[kind],
             self.holds,
             settings.unlisted_ipv6,
-            lists=self.lists,
+            lists=self._contents.lists,
             greylist=settings.greylist,
         )
         return Explanation(decision, looks, entries)
@@ -290,7 +256,7 @@ class Gate:
         return reason
 
     def _limits_of(self, kind: str, decision: Decision | None) -> SourceLimits | None:
-        if self._rules is None:
+        if self._contents.rules is None:
             return self._limits.get(kind)
         ruled = decision.limits if isinstance(decision, Ruling) else None
         if ruled is None or not ruled.any:
@@ -304,15 +270,20 @@ class Gate:
 
     def shields(self, prefix: Prefix) -> bool:
         """Tell whether a network holds somebody who is never banned: exempt, one of our own, or in nospamd."""
-        return any(touches(prefix, each) for each in self._exempt) or self._tables[NOSPAMD].touches(prefix)
+        return any(touches(prefix, each) for each in self._contents.exempt) or self._tables[NOSPAMD].touches(prefix)
 
     def ban(self, ban: Ban) -> None:
-        """Put a network into a table, and end its connections (PF's `overload <t> flush global`)."""
+        """Put a network into a table, and end its connections (PF's `overload <t> flush global`).
+
+        Whom we shield is never banned: PF would.
+        """
+        if self.shields(ban.prefix):
+            return
         entry = Entry(ban.prefix, since=self._clock.now(), note=ban.reason)
         if ban.table not in self._tables or ban.prefix in self._tables[ban.table]:
             return
         try:
-            self._tables.add(ban.table, entry)
+            self._contents.ban(ban.table, entry)
         except TableFull as full:
             self._log.error("gate_table_full", table=ban.table, error=str(full))
             return
@@ -320,8 +291,6 @@ class Gate:
         self._log.warning("gate_banned", network=ban.prefix.text, table=ban.table, reason=ban.reason)
         steps = entry_step(ban.table, entry), check_limit_step(self._settings.tables_max)
         self._backlog.commit(steps, table_news(ban.table))
-        if len(self._fresh) < FRESH_BANS:
-            self._fresh[ban.table, ban.prefix] = self._clock.steady(), entry
         if ban.cut:
             self._flush_global(ban.prefix)
 
@@ -438,7 +407,7 @@ class Gate:
         version, number = number_of(ip)
         if version == 6 and self._settings.unlisted_ipv6 is not Ipv6.GREYLIST:
             return
-        if not any(network.holds(version, number) for network in self._exempt):
+        if not any(network.holds(version, number) for network in self._contents.exempt):
             sender = sender_prefix(version, number).text
             self._mailed[sender] = self._mailed.get(sender, 0) + 1
 
@@ -451,7 +420,7 @@ class Gate:
 
     def contacted(self, ip: str) -> None:
         """We connect to a mail server: its answers are not greylisted (spamlogd, outbound)."""
-        if self._rules is None or self._rules.contact_log:
+        if self._contents.rules is None or self._contents.rules.contact_log:
             self._pflog.contacted(ip)
             self.mailed_us(ip)
 
@@ -466,7 +435,7 @@ class Gate:
         """
         if self._settings.mode is not Mode.FRIENDLY:
             return PASSES
-        decision = self._plan(MX).decide(*number_of(client.ip))
+        decision = self._contents.plan(MX).decide(*number_of(client.ip))
         if decision.verdict is not Verdict.GREY:
             return PASSES
         score = self._dns_lists.known(client.ip) if self._dns_lists is not None else None
@@ -475,7 +444,7 @@ class Gate:
         name = trap_name(str(recipient).encode())
         if outside(name, self._settings.trap_domains) or name in self._spamtraps:
             return self._trap(client.ip, now)
-        answer = await self._friendly.ask(client, sender, recipient, accounts, now, self._announced)
+        answer = await self._friendly.ask(client, sender, recipient, accounts, now, self._contents.announced)
         if answer.say is Say.DEFER:
             self._counts.deferred += 1
             self._friendly.deferred(answer, client)
@@ -528,32 +497,16 @@ class Gate:
     # What feeds give
 
     async def publish(self, table: str, source: str, networks: Networks, *, message: str | None = None) -> None:
-        """Give the part of a table that a source owns exactly these networks, for all workers at once.
-
-        With a message the table is one of spamd's lists. Raises TableFull and NotCommitted, and then keeps the old.
-        """
-        now, key = self._clock.now(), (table, source)
-        _, before = self._parts.get(key, (now, ()))
-        self._tables.check_room(len(networks) - len(before))
-        packed = await offload(networks.pack)
-        steps = (
-            *part_steps(table, source, networks, packed, message, now),
-            check_limit_step(self._settings.tables_max),
-        )
-        await self._database.commit(Unit(steps, (table_news(table),)))
-        self._parts[key] = now, networks
-        await self._read_table(table)
+        """Give the part of a table that a source owns exactly these networks: `Contents.publish`."""
+        await self._contents.publish(table, source, networks, message=message)
 
     async def unpublish(self, table: str, source: str) -> None:
         """Take a source's part out of a table; raises NotCommitted."""
-        key: dict[str, Value] = {"tbl": table, "source": source}
-        steps = Step(sql.DROP_PIECES, key), Step(sql.DROP_PART, key)
-        await self._database.commit(Unit(steps, (table_news(table),)))
-        await self._read_table(table)
+        await self._contents.unpublish(table, source)
 
     async def published(self) -> list[Part]:
         """Return what feeds gave."""
-        return await read_parts(self._database)
+        return await self._contents.published()
 
     async def start(self) -> None:
         """Read everything, again after `renew`.
@@ -564,31 +517,19 @@ class Gate:
             self._listens = True
             self._database.listen(TABLE_TOPIC, self._heard_of_table)
             self._database.listen(GREY_TOPIC, self._heard_of_hosts)
-        now = self._clock.now()
-        self._rules = await offload(load_rules, self._settings)
-        self._plans.clear()
-        self._files = {
-            name: await offload(read_compact, Path(path), now) for name, path in self._settings.tables.items()
-        }
-        if self._rules is not None:
-            self._tables.limit = self._rules.conf.table_entries or self._settings.tables_max
-            self._files |= await offload(declared, self._rules.tables.values(), now)
-        await self._read_tables()
+        await self._contents.load(self._clock.now())
         await self._read_hosts()
         self._loaded = True
 
     async def reload(self, settings: GateSettings) -> None:
         """Take other settings and read everything; raises as `start` does, and then goes on with the old ones."""
-        old, files, rules = self._settings, self._files, self._rules
+        old = self._settings
         try:
             self.renew(settings)
             await self.start()
         except (BadEntry, TableFull, OSError, PfConfError):
             self.renew(old)
-            self._files, self._rules = files, rules
-            if rules is not None:
-                self._tables.limit = rules.conf.table_entries or old.tables_max
-            await self._read_tables()
+            await self._contents.read_all()
             raise
 
     async def run(self) -> None:
@@ -622,7 +563,7 @@ class Gate:
         keys, self._stale_tables = self._stale_tables, set()
         hosts, self._stale_hosts = self._stale_hosts, False
         if keys:
-            for name in await self._table_names():
+            for name in await self._contents.names():
                 if table_key(name) in keys:
                     await self._read_table(name)
         if hosts:
@@ -632,10 +573,10 @@ class Gate:
 
     def _is_exempt(self, ip: str) -> bool:
         version, number = number_of(ip)
-        return any(network.holds(version, number) for network in self._exempt)
+        return any(network.holds(version, number) for network in self._contents.exempt)
 
     def _is_listed(self, version: int, number: int) -> bool:
-        return any(self.holds(name, version, number) for name in (*BLACK_TABLES, *self.lists))
+        return any(self.holds(name, version, number) for name in (*BLACK_TABLES, *self._contents.lists))
 
     def _has_place(self, ip: str, sender: str) -> bool:
         settings = self._settings
@@ -654,7 +595,7 @@ class Gate:
         return settings.quick(settings.stutter)
 
     def _message(self, table: str) -> str:
-        default = TRAP_MESSAGE if table == GREYTRAP else self._messages.get(table, "")
+        default = TRAP_MESSAGE if table == GREYTRAP else self._contents.messages.get(table, "")
         return self._settings.messages.get(table, default)
 
     def _tell(self, session: Held, lead: str, *words: bytes, debug: bool = False) -> None:
@@ -697,14 +638,6 @@ class Gate:
         self._news.changed(digest(sender.encode()))
         return Standing(Say.DEFER, "wrote to a spamtrap", wait=settings.friendly.pass_time)
 
-    def _announced(self, version: int, number: int) -> Prefix | None:
-        """Return the announced prefix around an address, where a table of them is named."""
-        name = self._settings.friendly.announced
-        if not name or name not in self._tables:
-            return None
-        entry = self._tables[name].match(address_text(version, number))
-        return entry.network if entry is not None and entry.network.length >= ANNOUNCED_MIN[version] else None
-
     def _flush_global(self, network: Prefix) -> None:
         """End every connection of a network, held or served."""
         for sender in senders_within(network, self._held):
@@ -720,57 +653,12 @@ class Gate:
         self._stale_hosts = True
         self._stale.set()
 
-    async def _table_names(self) -> Sequence[str]:
-        """Return the tables that there are but for the two that the greylist makes."""
-        made = [str(row[0]) for row in await self._database.read_long(sql.MADE_TABLES, {})]
-        fed = [part.table for part in await read_parts(self._database)]
-        ruled = self._rules.used_tables if self._rules is not None else ()
-        names = dict.fromkeys((*TABLE_NAMES, *self._settings.tables, *made, *fed, *ruled, *self._files))
-        overloads = (rate.overload for rate in self._settings.rates.values() if rate.overload)
-        return [name for name in (*names, *overloads) if name not in (WHITE, GREYTRAP)]
-
-    async def _read_tables(self) -> None:
-        for name in await self._table_names():
-            await self._read_table(name)
-
     async def _read_table(self, name: str) -> None:
-        """Fill a table anew from its file and the database, off the loop; TableFull keeps the old."""
-        began = self._clock.steady()
-        rows = await self._database.read_long(sql.ENTRIES, {"tbl": name})
-        parts = await self._read_parts(name)
-        if name == NOSPAMD and self._settings.backups:
-            parts = {"backups": Networks.of(map(parse_prefix, self._settings.backups)), **parts}
-        table, noted = await offload(_table_of, name, self._files.get(name, ()), rows, parts)
-        old = self._tables[name] if name in self._tables else Table(name)
-        for key, (banned, entry) in list(self._fresh.items()):
-            if key[0] != name:
-                continue
-            if entry.network in table or banned < began - BAN_WRITTEN_S:
-                del self._fresh[key]
-            else:  # it was not yet written when the rows were read, or is deleted already: look again
-                table.add(entry)
-                asyncio.get_running_loop().call_later(BAN_WRITTEN_S, self._heard_of_table, table_key(name))
-        self._tables.replace(table)
-        self._plans.clear()  # they hold the old one
+        """Read a table that somebody changed; whom another worker's limits banned is cut here too."""
+        banned = await self._contents.read(name)
         if self._loaded and name in {rate.overload for rate in self._settings.rates.values()}:
-            for sender in noted:
-                if sender not in old:  # another worker's source limits put it there
-                    self._flush_global(sender)
-
-    async def _read_parts(self, name: str) -> Mapping[str, Networks]:
-        """Return what feeds give a table, read anew where it changed; and learn the lists' order and messages."""
-        parts = await read_parts(self._database)
-        self._messages = {part.table: part.message for part in parts if part.message is not None}
-        self._plans.clear()
-        mine = {part.source: part for part in parts if part.table == name}
-        fresh = any(self._parts.get((name, feed), (None,))[0] != part.since for feed, part in mine.items())
-        networks = await read_networks(self._database, name) if fresh else {}
-        for feed, part in mine.items():
-            if feed in networks:
-                self._parts[name, feed] = part.since, networks[feed]
-        for key in [key for key in self._parts if key[0] == name and key[1] not in mine]:
-            del self._parts[key]
-        return {feed: self._parts[name, feed][1] for feed in mine if (name, feed) in self._parts}
+            for sender in banned:
+                self._flush_global(sender)
 
     async def _read_hosts(self) -> None:
         """Replace the white and the trapped hosts, wholly, as spamd replaces its tables."""
@@ -828,23 +716,6 @@ class Gate:
             await asyncio.sleep(STUMBLE_S)
 
 
-def load_rules(settings: GateSettings) -> PfRules | None:
-    """Read the pf.conf that is to decide, where one is named; raises PfConfError."""
-    return PfRules.load(Path(settings.rules), outside=settings.outside) if settings.rules else None
-
-
-def declared(tables: Iterable[DeclaredTable], now: Instant) -> Mapping[str, list[Entry]]:
-    """Return what a pf.conf's tables hold by its own words and its files; raises BadEntry, OSError."""
-    found = {}
-    for table in tables:
-        entries = [replace(entry, since=now) for entry in table.entries]
-        for file in table.files:
-            entries += read_file(Path(file), now)
-        if entries:
-            found[table.name] = entries
-    return found
-
-
 def lists_text(names: Sequence[str]) -> str:
     """Return lists' names for the log, each with a blank before it; what is too long is ` ...`."""
     text = ""
@@ -874,13 +745,3 @@ def ctime(now: Instant) -> str:
 def _ctime(second: int) -> str:
     at = datetime.fromtimestamp(second, UTC)
     return f"{DAYS[at.weekday()]} {MONTHS[at.month - 1]} {at.day:>2} {at:%H:%M:%S} {at.year}"
-
-
-def _table_of(
-    name: str, file: Sequence[Entry] | Networks, rows: Rows, parts: Mapping[str, Networks]
-) -> tuple[Table, list[Prefix]]:
-    """Return a table made of a file's entries, the database's and the feeds', and the entries that limits made."""
-    entries = [entry_of(row) for row in rows]
-    if isinstance(file, Networks):
-        parts, file = {"file": file, **parts}, ()
-    return Table(name, (*file, *entries), parts), [entry.network for entry in entries if entry.note]
