@@ -66,31 +66,18 @@ def low_priority_steps(key: bytes, host: Record, now: Instant, settings: GateSet
 
 def whiten_step(ip: str, times: int, now: Instant, settings: GateSettings) -> Step:
     """Return the step that keeps a host white after `times` mails."""
-    key = ip.encode()
-    params: dict[str, Value] = {
-        "digest": digest(key),
-        "key": key,
-        "ip": ip,
-        "net": net(ip),
-        "now": now,
-        "expire": later(now, settings.micro(settings.white_time)),
-        "times": times,
-    }
-    return Step(sql.WHITEN, params)
+    expires = later(now, settings.micro(settings.white_time))
+    return Step(sql.WHITEN, {**_host(ip, expires, now), "times": times})
 
 
 def heard_step(statement: Statement, ip: str, expires: Instant, now: Instant) -> Step:
     """Return the step of a peer's word about a host (HEARD_WHITE, HEARD_TRAPPED)."""
+    return Step(statement, _host(ip, expires, now))
+
+
+def _host(ip: str, expires: Instant, now: Instant) -> dict[str, Value]:
     key = ip.encode()
-    params: dict[str, Value] = {
-        "digest": digest(key),
-        "key": key,
-        "ip": ip,
-        "net": net(ip),
-        "now": now,
-        "expire": expires,
-    }
-    return Step(statement, params)
+    return {"digest": digest(key), "key": key, "ip": ip, "net": net(ip), "now": now, "expire": expires}
 
 
 def part_steps(
