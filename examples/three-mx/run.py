@@ -13,6 +13,7 @@ import argparse
 import imaplib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,13 +85,15 @@ class Network:
 class Server:
     """One gatepost."""
 
-    def __init__(self, network: Network, name: str, folder: Path, *, spamd: bool) -> None:
+    def __init__(self, network: Network, name: str, folder: Path, *, spamd: bool, multicast: bool) -> None:
         self.network = network
         self.name = name
         self.folder = folder / name
         self.folder.mkdir()
         self.config = self.folder / "gatepost.toml"
-        self.config.write_text(settings((HERE / f"{name}.toml").read_text(), folder, self.folder, spamd=spamd))
+        self.config.write_text(
+            settings((HERE / f"{name}.toml").read_text(), folder, self.folder, spamd=spamd, multicast=multicast)
+        )
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -125,7 +128,7 @@ class Server:
         return str(found["decision"]["verdict"])
 
 
-def settings(text: str, folder: Path, own: Path, *, spamd: bool) -> str:
+def settings(text: str, folder: Path, own: Path, *, spamd: bool, multicast: bool) -> str:
     """Return a configuration of this folder's with times that one can wait for."""
     changes = {
         "/var/lib/gatepost": str(own / "data"),
@@ -141,6 +144,9 @@ def settings(text: str, folder: Path, own: Path, *, spamd: bool) -> str:
         }
     for old, new in changes.items():
         text = text.replace(old, new)
+    if multicast:
+        text = re.sub(r"(?m)^listen = .*$", 'listen = "eth0:2"', text)
+        text = re.sub(r"(?m)^peers = .*$", 'peers = ["eth0:2"]', text)
     return text
 
 
@@ -295,11 +301,14 @@ def main() -> int:
     """Play it all."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--spamd", action="store_true", help="spamd's greylist and its own sync protocol")
+    parser.add_argument("--multicast", action="store_true", help="with --spamd: to a group, not to each server")
     parser.add_argument("--read", metavar="HOST", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
         read(options.read)
         return 0
+    if options.multicast and not options.spamd:
+        parser.error("only spamd's protocol has multicast: --spamd --multicast")
     if os.geteuid() != 0 or shutil.which("ip") is None:
         print("This needs root and the ip program (Debian: iproute2).", file=sys.stderr)
         return 77
@@ -312,7 +321,7 @@ def main() -> int:
                 [*GATEPOST, "sync", "key", str(folder / "sync.key")], check=True, stdout=subprocess.DEVNULL
             )
             for name in NAMES:
-                servers[name] = Server(network, name, folder, spamd=options.spamd)
+                servers[name] = Server(network, name, folder, spamd=options.spamd, multicast=options.multicast)
             (folder / "password").write_text("secret")
             servers["mx1"].command("domain", "add", "example.org")
             servers["mx1"].command("user", "add", "ann@example.org", "--password-file", str(folder / "password"))
@@ -322,7 +331,8 @@ def main() -> int:
             play = Play(network, servers, spamd=options.spamd)
             play.greylisted_at_one_passes_at_another()
             play.trapped_at_one_is_blocked_at_all()
-            play.a_partition_heals()
+            if not options.multicast:  # the routes that part them are for unicast
+                play.a_partition_heals()
             play.a_backup_brings_its_mail()
             print("All of it was as it should be.")
         except BaseException:
