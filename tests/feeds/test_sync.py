@@ -16,12 +16,12 @@ from gatepost.base.address import Address
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Client
 from gatepost.base.units import Seconds
-from gatepost.codec.peersync import Kind, batches, seal
+from gatepost.codec.peersync import Entry, Kind, batches, seal
 from gatepost.codec.spamd.sync import Trapped, key_of, pack
 from gatepost.db.unit import Unit
 from gatepost.feeds.sync import feed
 from gatepost.feeds.sync.feed import KeyUnusable, Sync, read_keys
-from gatepost.feeds.sync.records import entry_of, walk
+from gatepost.feeds.sync.records import entry_of, record_of, walk
 from gatepost.feeds.sync.settings import Place, SyncMode, SyncSettings, parse_place
 from gatepost.gate.grey import Kind as RecordKind
 from gatepost.gate.grey import Record
@@ -132,6 +132,52 @@ async def nodes(
             stack.push_async_callback(_ended, task)
         await asyncio.sleep(0)
         yield made, net
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "ip", "expires", "taken"),
+    [
+        (b"192.0.2.1", RecordKind.HOST, "192.0.2.1", 9, True),
+        (b"192.0.2.1\nh\n<a>\n<b>", RecordKind.TUPLE, "192.0.2.1", 9, True),
+        (b"good\nspf:example.org", RecordKind.GOOD, "spf:example.org", 9, True),
+        (b"192.0.2.1", RecordKind.HOST, "nobody", 9, False),
+        (b"nobody", RecordKind.HOST, "nobody", 9, False),
+        (b"trap@example.org", RecordKind.HOST, "192.0.2.1", 9, False),
+        (b"trap@example.org", RecordKind.GOOD, "spf:example.org", 9, False),
+        (b"trap@example.org", RecordKind.TRAP, "", 9, False),
+        (b"expected\n1", RecordKind.EXPECTED, "1", 9, False),
+        (b"192.0.2.1", RecordKind.HOST, "192.0.2.1", 4, False),
+    ],
+)
+def test_records_that_no_server_of_ours_writes_are_not_taken(
+    key: bytes, kind: RecordKind, ip: str, expires: int, taken: bool
+) -> None:
+    record = record_of(Entry(key, kind.value, ip, 1, 5, expires, 1, 0))
+    assert (record is not None) is taken
+    assert record_of(Entry(key, 99, ip, 1, 5, expires, 1, 0)) is None
+
+
+def test_ipv4_peers_are_heard_at_an_address_of_both_families() -> None:
+    async def scene() -> None:
+        async with nodes(2, SyncMode.OWN, SPAMD) as ((one, _), _net):
+            (port,) = free_ports(1)
+            settings = replace(one.sync._settings, listen=f"[::]:{port}", allow=("127.0.0.1",))
+            both = Sync(settings, clock=one.here.clock, log=one.here.journal, hears=True)
+            task = asyncio.get_running_loop().create_task(both.run(one.here.gate, one.here.database))
+            try:
+                await asyncio.sleep(0)
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+                    peer.sendto(_sealed(one, KEY, 1, one.here.now), ("127.0.0.1", port))
+
+                    async def met() -> bool:
+                        return both.tally.heard + both.tally.strangers == 1
+
+                    await until(met)
+                assert both.tally.records == 1
+            finally:
+                await _ended(task)
+
+    run(scene())
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -393,6 +439,9 @@ def test_places_are_read_as_spamd_does(text: str, place: Place) -> None:
         ({"mode": SyncMode.SPAMD, "peers": ("em0:0",)}, "TTL"),
         ({"mode": SyncMode.SPAMD, "peers": ("no host here",)}, "neither"),
         ({"mode": SyncMode.SPAMD, "key_files": ("a", "b")}, "one key"),
+        ({"allow": ("mx2.example.org",)}, "'mx2.example.org' does not appear to be"),
+        ({"group": "192.0.2.1"}, "no multicast address"),
+        ({"group": "ff02::1"}, "no multicast address"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], problem: str) -> None:

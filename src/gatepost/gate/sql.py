@@ -64,25 +64,33 @@ HEARD_TRAPPED: Final = Statement(
     " VALUES (:digest, :key, 1, :ip, :net, :now, :expire, :expire, :now, 1, -1)"
     " ON CONFLICT (digest) DO UPDATE SET passed = -1, blocked = grey.blocked + 1, seen = :now",
 )
-# A peer's record (our own sync) beside ours of that key, in any order and as often as one likes: what is trapped
-# stays as it is or wins whole; of two that are alike the earlier first and pass, the later end, the higher counts.
-_TRAPPED_HERE: Final = "grey.passed = -1 AND excluded.passed <> -1"
-_TRAPPED_THERE: Final = "excluded.passed = -1 AND grey.passed <> -1"
 
 
-def _merged(column: str, better: str) -> str:
+# A peer's record (our own sync) beside ours of that key, in any order and as often as one likes: `merge.merge`.
+def _merged(column: str, alike: str) -> str:
     return (
-        f"{column} = CASE WHEN {_TRAPPED_HERE} THEN grey.{column} WHEN {_TRAPPED_THERE} THEN excluded.{column}"
-        f" WHEN grey.{column} {better} excluded.{column} THEN grey.{column} ELSE excluded.{column} END"
+        f"{column} = CASE WHEN grey.expire <= excluded.seen THEN excluded.{column}"
+        f" WHEN grey.passed = -1 AND excluded.passed <> -1 THEN grey.{column}"
+        f" WHEN excluded.passed = -1 AND grey.passed <> -1 THEN excluded.{column} {alike} END"
     )
 
 
+def _better(column: str, sign: str) -> str:
+    return _merged(column, f"WHEN grey.{column} {sign} excluded.{column} THEN grey.{column} ELSE excluded.{column}")
+
+
+# `pass` is `expire` as long as no retry counted: two tuples that did not pass are one that did not pass.
+_EARLIER: Final = (
+    "WHEN grey.pass < grey.expire AND (grey.pass < excluded.pass OR excluded.pass >= excluded.expire)"
+    " THEN grey.pass WHEN excluded.pass < excluded.expire THEN excluded.pass"
+    " WHEN grey.expire > excluded.expire THEN grey.expire ELSE excluded.expire"
+)
 MERGE: Final = Statement(
     "gate.merge",
     f"INSERT INTO grey ({_COLUMNS})"  # noqa: S608
     " VALUES (:digest, :key, :kind, :ip, :net, :first, :pass, :expire, :seen, :blocked, :passed)"
-    f" ON CONFLICT (digest) DO UPDATE SET {_merged('first', '<')}, {_merged('pass', '<')},"
-    f" {_merged('expire', '>')}, {_merged('blocked', '>')}, {_merged('passed', '>')},"
+    f" ON CONFLICT (digest) DO UPDATE SET {_better('first', '<')}, {_merged('pass', _EARLIER)},"
+    f" {_better('expire', '>')}, {_better('blocked', '>')}, {_better('passed', '>')},"
     " seen = CASE WHEN grey.seen > excluded.seen THEN grey.seen ELSE excluded.seen END",
 )
 # Everything that can excuse a first contact, in one look.

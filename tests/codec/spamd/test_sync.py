@@ -89,6 +89,26 @@ def test_several_entries_in_one_datagram_are_read_and_octets_behind_it_are_not()
     assert parse(octets + b"more", KEY).entries == (GREY, WHITE, TRAPPED)
 
 
+def version_1(octets: bytes) -> bytes:
+    """Make a datagram one of version 1: counter before length, 2 octets of zero for 4."""
+    older = b"\1\2" + octets[4:8] + (len(octets) - 2).to_bytes(2) + bytes(22) + octets[32:]
+    return older[:8] + hmac.digest(KEY, older, "sha1") + older[28:]
+
+
+def test_version_1_is_heard_only_where_it_was_asked_for() -> None:
+    older = version_1(pack([GREY, TRAPPED], 9, KEY, NOW))
+    assert parse(older, KEY, accept_v1=True) == Told(9, (GREY, TRAPPED))
+    assert parse(pack([WHITE], 9, KEY, NOW), KEY, accept_v1=True) == Told(9, (WHITE,))
+    for octets, accept, why in (
+        (older, False, "version 1"),
+        (older[:29], True, "no datagram"),
+        (older[:-1], True, "truncated"),
+        (older[:40] + b"x" + older[41:], True, "another key"),
+    ):
+        with pytest.raises(NotUnderstood, match=why):
+            parse(octets, KEY, accept_v1=accept)
+
+
 @pytest.mark.row("SYNC-01")
 @pytest.mark.parametrize(
     ("octets", "why"),
@@ -152,11 +172,13 @@ def test_what_no_receiver_would_read_is_not_written() -> None:
                 pack([entry], 0, KEY, NOW)
 
 
-@given(st.binary(max_size=300), st.booleans())
-def test_any_octets_are_understood_or_refused(octets: bytes, start: bool) -> None:
+@given(st.binary(max_size=300), st.booleans(), st.booleans())
+def test_any_octets_are_understood_or_refused(octets: bytes, start: bool, older: bool) -> None:
     given_octets = resized(WHOLE[:32] + octets) if start else octets
+    if older and start:
+        given_octets = version_1(given_octets)
     try:
-        told = parse(given_octets, KEY)
+        told = parse(given_octets, KEY, accept_v1=older)
     except NotUnderstood:
         return
     assert len(told.entries) * 16 <= len(given_octets)

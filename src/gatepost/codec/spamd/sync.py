@@ -6,6 +6,8 @@
     WHITE   type 2, length 16, time, end (u32), address;  TRAPPED: type 3, the same
     END     type 0, length 4
 
+Version 1 (OpenBSD 4.1 to 4.3) has the counter before the length, 2 octets of zero for 4, and is only read.
+
 Integers are big-endian. The HMAC is over the whole datagram with its own place zeroed; its key is the hexadecimal
 SHA-1 of the key file, or nothing. The counter protects from nothing: each daemon of a host counts for itself, from
 0 at its start. Nothing is said of IPv6.
@@ -20,11 +22,13 @@ from struct import Struct
 from typing import Final
 
 VERSION: Final = 2
+VERSION_1: Final = 1
 AF_INET: Final = 2
 DATAGRAM_MAX: Final = 1408  # what a receiver reads
 TEXT_MAX: Final = 1023  # of helo, from and to each, as spamd keeps them
 
 _HEAD: Final = Struct(">BBHI20s4x")
+_HEAD_1: Final = Struct(">BBIH20s2x")
 _TLV: Final = Struct(">HH")
 _GREY: Final = Struct(">HHI4sHHH")
 _HOST: Final = Struct(">HHII4s")
@@ -100,24 +104,27 @@ def pack(entries: Sequence[Entry], counter: int, key: bytes, now: int) -> bytes:
     return _HEAD.pack(VERSION, AF_INET, length, counter & 0xFFFFFFFF, mac) + body
 
 
-def parse(octets: bytes, key: bytes) -> Told:
+def parse(octets: bytes, key: bytes, *, accept_v1: bool = False) -> Told:
     """Read a datagram; raises NotUnderstood for one that is not for us."""
-    if len(octets) < _HEAD.size:
+    head = _HEAD_1 if accept_v1 and octets[:1] == bytes((VERSION_1,)) else _HEAD
+    if len(octets) < head.size:
         raise NotUnderstood(f"{len(octets)} octets are no datagram of spamd's")
-    version, family, length, counter, mac = _HEAD.unpack_from(octets)
-    if version != VERSION or family != AF_INET:
+    if head is _HEAD_1:
+        version, family, counter, length, mac = head.unpack_from(octets)
+    else:
+        version, family, length, counter, mac = head.unpack_from(octets)
+    if family != AF_INET or (version != VERSION and head is _HEAD):
         raise NotUnderstood(f"version {version}, address family {family}")
-    if not _HEAD.size <= length <= len(octets):
+    if not head.size <= length <= len(octets):
         raise NotUnderstood(f"truncated: {len(octets)} octets of {length}")
     whole = octets[:length]
     if not hmac.compare_digest(mac, hmac.digest(key, whole[:8] + bytes(20) + whole[28:], "sha1")):
         raise NotUnderstood("signed with another key")
-    return _entries(whole, counter)
+    return _entries(whole, head.size, counter)
 
 
-def _entries(whole: bytes, counter: int) -> Told:
+def _entries(whole: bytes, at: int, counter: int) -> Told:
     entries: list[Entry] = []
-    at = _HEAD.size
     while True:
         if at + _TLV.size > len(whole):
             return Told(counter, tuple(entries), "no END")

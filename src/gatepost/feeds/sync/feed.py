@@ -17,7 +17,7 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -38,9 +38,10 @@ from gatepost.gate.grey import Record
 TELL_S: Final = 0.25  # what is learnt is in the database by then
 NEWS_MAX: Final = 20_000  # digests that wait to be told; what is more is found by comparing
 A_TURN: Final = 500  # records told in one turn
+HEARD_AT_ONCE: Final = 16  # datagrams: about 100 µs each
 STREAMS_MAX: Final = 1_000
 SUBTREES_MAX: Final = 64  # first octets whose sums are sent to a peer in answer to its own
-ANSWERS_MAX: Final = 256  # answers with records that wait for their turn; the next comparison asks again
+ANSWERS_MAX: Final = 256  # answers that wait for their turn; the next comparison asks again
 PACE_S: Final = 0.002  # between two datagrams of an answer: about 5 Mbit/s
 REST: Final = 20  # a walk through the greylist is followed by so many times its own length of rest
 COMPLAIN_S: Final = 60.0
@@ -81,6 +82,15 @@ class _Stream:
     window: Window = field(default_factory=Window)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a peer has otherwise: first octets of digests (`prefix` None), or second ones below `prefix`."""
+
+    prefix: int | None
+    other: Sequence[int]
+    peer: tuple[str, int]
+
+
 class Sync:
     """See the module's words. It is `base.ports.News` for the gate."""
 
@@ -108,7 +118,7 @@ class Sync:
         self._complained: dict[str, float] = {}
         self._sockets: dict[int, socket.socket] = {}
         self._own_ips: frozenset[str] = frozenset()
-        self._answers: asyncio.Queue[tuple[int, Sequence[int], tuple[str, int]]] = asyncio.Queue(ANSWERS_MAX)
+        self._answers: asyncio.Queue[_Answer] = asyncio.Queue(ANSWERS_MAX)
         self.tally = Tally()
 
     # News of the gate
@@ -244,6 +254,7 @@ class Sync:
                 continue
             for body in peersync.batches(map(entry_of, rows)):
                 self._tell(Kind.RECORDS, body, self._peers())
+                await asyncio.sleep(0)
 
     async def _keep_comparing(self, database: Database) -> None:
         while True:
@@ -260,7 +271,7 @@ class Sync:
     # Hearing
 
     def _receive(self, sock: socket.socket, gate: Gate) -> None:
-        for _ in range(64):  # then the loop has others to see to
+        for _ in range(HEARD_AT_ONCE):  # then the loop has others to see to
             try:
                 octets, source = sock.recvfrom(65_535)
             except BlockingIOError:
@@ -268,7 +279,7 @@ class Sync:
             except OSError as error:
                 self._complain("sync_not_heard", error=str(error))
                 return
-            ip = str(source[0]).partition("%")[0]
+            ip = str(source[0]).partition("%")[0].removeprefix("::ffff:")  # an IPv4 peer heard at [::]
             if ip in self._own_ips:
                 continue
             if not self._is_peer(ip):
@@ -296,7 +307,7 @@ class Sync:
             self._complain("sync_refused", peer=ip, why=str(wrong))
 
     def _hear_spamd(self, octets: bytes, ip: str, gate: Gate) -> None:
-        told = sync.parse(octets[: sync.DATAGRAM_MAX], self._keys[0])
+        told = sync.parse(octets[: sync.DATAGRAM_MAX], self._keys[0], accept_v1=self._settings.accept_v1)
         self.tally.heard += 1
         for entry in told.entries:
             self.tally.records += 1
@@ -337,27 +348,34 @@ class Sync:
     def _answer(self, theirs: Sums, ip: str) -> None:
         """Answer the sums of a peer that differ from ours: with finer ones, or with the records themselves."""
         peer = next((each for each in self._peers() if ip_address(each[0]) == ip_address(ip)), None)
-        if self._ledger is None or peer is None:
+        if self._ledger is None or peer is None or self._answers.full():
             return
         ours = self._ledger.top() if theirs.prefix is None else self._ledger.below(theirs.prefix)
         other = [at for at, (one, two) in enumerate(zip(ours.sums, theirs.sums, strict=True)) if one != two]
         random.shuffle(other)
-        if theirs.prefix is None:
-            for prefix in other[:SUBTREES_MAX]:
-                self._tell(Kind.SUMS, self._ledger.below(prefix).pack(), (peer,))
-        elif other and not self._answers.full():
-            self._answers.put_nowait((theirs.prefix, other, peer))
+        if other:
+            most = SUBTREES_MAX if theirs.prefix is None else len(other)
+            self._answers.put_nowait(_Answer(theirs.prefix, other[:most], peer))
 
     async def _keep_answering(self, database: Database) -> None:
-        """Send peers the records that they have otherwise, one datagram after the other."""
+        """Send peers finer sums, or the records that they have otherwise, one datagram after the other."""
         while True:
-            prefix, leaves, peer = await self._answers.get()
+            answer = await self._answers.get()
             with suppress(NotCommitted):
-                for leaf in leaves:
-                    async for entries in within(database, prefix, leaf, self._clock.now()):
-                        for body in peersync.batches(entries):
-                            self._tell(Kind.RECORDS, body, (peer,))
-                            await asyncio.sleep(PACE_S)
+                async for kind, body in self._bodies(answer, database):
+                    self._tell(kind, body, (answer.peer,))
+                    await asyncio.sleep(PACE_S)
+
+    async def _bodies(self, answer: _Answer, database: Database) -> AsyncIterator[tuple[Kind, bytes]]:
+        if self._ledger is None:
+            return
+        for at in answer.other:
+            if answer.prefix is None:
+                yield Kind.SUMS, self._ledger.below(at).pack()
+                continue
+            async for entries in within(database, answer.prefix, at, self._clock.now()):
+                for body in peersync.batches(entries):
+                    yield Kind.RECORDS, body
 
     def _complain(self, event: str, **fields: object) -> None:
         """Log it, once a while."""

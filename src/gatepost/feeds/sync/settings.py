@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from gatepost.base.units import Seconds
@@ -46,6 +46,9 @@ class SyncSettings:
     group: str = GROUP
     """The multicast group of spamd mode."""
 
+    accept_v1: bool = False
+    """Hear also version 1 of spamd's protocol, that of OpenBSD 4.1 to 4.3; what we send is version 2."""
+
     interval: Seconds = Seconds(30)
     """How often servers compare what they have (own mode)."""
 
@@ -56,6 +59,10 @@ class SyncSettings:
             raise ValueError("spamd mode has one key")
         if self.interval <= 0:
             raise ValueError("interval must be more than 0")
+        for each in self.allow:
+            ip_network(each, strict=False)  # its ValueError says what is wrong
+        if not ip_address(self.group).is_multicast or ":" in self.group:
+            raise ValueError(f"group {self.group!r} is no multicast address of IPv4")
         for each in (*self.peers, *([self.listen] if self.listen else [])):
             place = parse_place(each)
             if place.interface and self.mode is SyncMode.OWN:
