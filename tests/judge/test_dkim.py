@@ -17,7 +17,6 @@ from gatepost.judge.seal import SigningKey, sign_all
 from gatepost.judge.spf import Trouble
 from tests.support.loop import run
 
-NOW = Instant(time.time_ns() // 1000)  # the foreign signer and verifier look at the real clock
 RSA = generate("rsa-sha256")
 ED = generate("ed25519-sha256")
 FIELDS = [
@@ -78,6 +77,11 @@ class KeyZone:
         return found if isinstance(found, list) else [found]
 
 
+def now() -> Instant:
+    """Return the real time: the foreign signer and verifier look at the clock too, at each test."""
+    return Instant(time.time_ns() // 1000)
+
+
 def named(fields: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     return [(field.partition(b":")[0].strip().lower(), field) for field in fields]
 
@@ -96,11 +100,11 @@ def rfc_message() -> tuple[list[bytes], bytes]:
 def checked(
     fields: Sequence[bytes], body: bytes, records: dict[str, bytes | list[bytes] | None]
 ) -> tuple[Finding, ...]:
-    return run(verify(named(fields), body, KeyZone(records), NOW))
+    return run(verify(named(fields), body, KeyZone(records), now()))
 
 
 def ours(keys: Sequence[SigningKey]) -> bytes:
-    return sign_all(keys, named(FIELDS), BODY, NOW)
+    return sign_all(keys, named(FIELDS), BODY, now())
 
 
 OUR_KEYS = (
@@ -204,7 +208,7 @@ def _der(tag: int, content: bytes) -> bytes:
 def test_rsa_sha1_is_policy_and_asks_no_dns() -> None:
     signature = ours(OUR_KEYS[:1]).replace(b"rsa-sha256", b"rsa-sha1")
     zone = KeyZone(OUR_ZONE)
-    found = run(verify(named([signature, *FIELDS]), BODY, zone, NOW))
+    found = run(verify(named([signature, *FIELDS]), BODY, zone, now()))
     assert (found[0].result, zone.asked) == (Result.POLICY, [])
 
 
@@ -230,7 +234,7 @@ def test_an_unusable_key_never_passes(record: bytes | list[bytes] | None, result
 @pytest.mark.row("AUTHN-11")
 def test_at_most_ten_signatures_are_looked_at() -> None:
     zone = KeyZone(OUR_ZONE)
-    found = run(verify(named([ours(OUR_KEYS[:1])] * 100 + FIELDS), BODY, zone, NOW))
+    found = run(verify(named([ours(OUR_KEYS[:1])] * 100 + FIELDS), BODY, zone, now()))
     assert len(found) == len(zone.asked) == 10
 
 
