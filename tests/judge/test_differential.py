@@ -8,7 +8,7 @@ from gatepost.base.verdict import Result
 from gatepost.codec.mail.header import HeaderBlock
 from gatepost.judge.judge import raw_fields
 from gatepost.judge.seal import sign_all
-from tests.judge.test_dkim import NOW, OUR_KEYS, OUR_ZONE, checked
+from tests.judge.test_dkim import OUR_KEYS, OUR_ZONE, checked, now
 from tests.support.mails import Maker
 
 MAILS = 100
@@ -36,7 +36,7 @@ def test_dkimpy_passes_what_we_sign_and_neither_passes_what_was_changed(deep: bo
     for seed in range(DEEP_MAILS if deep else MAILS):
         raw = Maker(seed).mail()
         header = HeaderBlock.parse(raw)
-        signatures = sign_all(OUR_KEYS, raw_fields(raw, header), raw[header.end :], NOW)
+        signatures = sign_all(OUR_KEYS, raw_fields(raw, header), raw[header.end :], now())
         mail = signatures + raw
         assert by_us(mail) == [by_dkimpy(mail, at) for at in (0, 1)] == [True, True], seed
         chance = random.Random(seed)
