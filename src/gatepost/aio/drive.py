@@ -69,7 +69,6 @@ class Wire(asyncio.Protocol):
         "_held",
         "_inbox",
         "_limit",
-        "_loop",
         "_opened",
         "_preface",
         "_reader",
@@ -79,6 +78,7 @@ class Wire(asyncio.Protocol):
         "_stuffed",
         "_transport",
         "_tunnel",
+        "_wheel",
         "courtesy",
         "goodbye",
         "leaving",
@@ -110,7 +110,7 @@ class Wire(asyncio.Protocol):
         self.courtesy = 0.0
         self.leaving = self.probe = False
         self.tick = 0
-        self._loop = loop
+        self._wheel = Wheel.of(loop)
         self._opened = opened
         self._released = released
         self._preface = preface
@@ -161,7 +161,7 @@ class Wire(asyncio.Protocol):
         if not self._stuffed:
             return
         assert self._drained is None, "two coroutines drain one wire"
-        self._drained = self._loop.create_future()
+        self._drained = self._wheel.loop.create_future()
         self._wait_until(deadline)
         try:
             await self._drained
@@ -235,7 +235,7 @@ class Wire(asyncio.Protocol):
         self._tunnel = Tunnel(context, server_side=False, server_hostname=server_hostname)
         self._tunnel.start()
         self._flush(self._transport)
-        self._shaken = self._loop.create_future()
+        self._shaken = self._wheel.loop.create_future()
         try:
             async with asyncio.timeout(timeout):
                 await self._shaken
@@ -375,7 +375,7 @@ class Wire(asyncio.Protocol):
         self._eof = self._closing = True
         self._due = self._limit = NEVER
         if self.tick:
-            Wheel.of(self._loop).drop(self)
+            self._wheel.drop(self)
         self._wake_reader()
         for future in (self._drained, self._shaken):
             if future is not None and not future.done():
@@ -401,14 +401,16 @@ class Wire(asyncio.Protocol):
             self._expired()
             return
         self._due = NEVER
-        self._schedule()
-        for future in (self._reader, self._drained):
-            if future is not None:
-                if not future.done():
-                    future.set_exception(TimeoutError("the peer took too long"))
-                return
-        if self._session is not None:
+        if self._session is not None:  # held ones are woken 18,000 times a second: what costs nothing comes first
             self._session.due(steady)
+        else:
+            for future in (self._reader, self._drained):
+                if future is not None:
+                    if not future.done():
+                        future.set_exception(TimeoutError("the peer took too long"))
+                    break
+        if not self.tick:
+            self._schedule()
 
     # The rest
 
@@ -448,7 +450,7 @@ class Wire(asyncio.Protocol):
 
     async def _more(self, deadline: float | None) -> None:
         assert self._reader is None, "two coroutines read one wire"
-        self._reader = self._loop.create_future()
+        self._reader = self._wheel.loop.create_future()
         self._wait_until(deadline)
         try:
             await self._reader
@@ -464,7 +466,7 @@ class Wire(asyncio.Protocol):
     def _schedule(self) -> None:
         due = min(self._due, self._limit)
         if due != NEVER:
-            Wheel.of(self._loop).put(self, due)
+            self._wheel.put(self, due)
 
     def _open(self) -> None:
         opened, self._opened = self._opened, None

@@ -32,10 +32,10 @@ class Sleeper(Protocol):
 class Wheel:
     """The deadlines of one loop."""
 
-    __slots__ = ("_loop", "_slots", "_ticks", "_timer", "_timer_tick")
+    __slots__ = ("_slots", "_ticks", "_timer", "_timer_tick", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._slots: dict[int, set[Sleeper]] = {}
         self._ticks: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -78,7 +78,7 @@ class Wheel:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_tick = tick
-        self._timer = self._loop.call_later(max(0.0, tick * TICK - time.monotonic()), self._turn)
+        self._timer = self.loop.call_later(max(0.0, tick * TICK - time.monotonic()), self._turn)
 
     def _turn(self) -> None:
         self._timer = None
@@ -102,7 +102,7 @@ class Wheel:
         try:
             sleeper.woken(steady)
         except Exception as error:  # one session's bug must not stop the clock of the others
-            self._loop.call_exception_handler({"message": "a deadline's action failed", "exception": error})
+            self.loop.call_exception_handler({"message": "a deadline's action failed", "exception": error})
 
 
 # Keyed by the running loop, as asyncio's own state is: it says nothing about the program.
