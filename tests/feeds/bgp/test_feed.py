@@ -50,6 +50,27 @@ def test_tables_follow_two_route_servers() -> None:
     run(main())
 
 
+def test_a_stream_without_a_pause_reaches_the_tables_meanwhile() -> None:
+    async def main() -> None:
+        async with fed() as running:
+            one = await running.link()
+            one.establish()
+
+            async def stream() -> None:
+                for at in range(100_000):
+                    one.announce(BAD, f"6.{at >> 16}.{at >> 8 & 255}.{at & 255}")
+                    await asyncio.sleep(0.01)  # the pauses of the stream, each shorter than what ends a burst
+
+            endless = asyncio.create_task(stream())
+            try:
+                tables = running.tables
+                await tables.change(lambda: bool(tables.tables.get("bgp_spamd")), lambda: "nothing came", 5)
+            finally:
+                endless.cancel()
+
+    run(main())
+
+
 @pytest.mark.row("BG-10")
 def test_ipv6_prefixes_reach_the_tables() -> None:
     async def main() -> None:

@@ -1,6 +1,6 @@
 """The BGP feed: sessions with all neighbours, their routes, and the gate's tables that follow from them.
 
-    neighbours --(UPDATE)--> Routes --(quiet for 50 ms, 0.5 s at the most)--> thread: union, admission --> publish
+    neighbours --(UPDATE)--> Routes --(quiet for 50 ms, 0.5 to 3 s at most)--> thread: union, admission --> publish
 
 Everything runs on one loop, in one worker. A change marks its tables; they are built anew in a thread and given to
 the gate whole, so that nobody ever sees half of a change. What a table holds is always what the neighbours'
@@ -41,6 +41,8 @@ from gatepost.gate.table import TableFull
 SOURCE: Final = "bgp"
 QUIET_S: Final = 0.05  # without a change: a burst is over
 LATEST_S: Final = 0.5  # after the first change, however long the burst
+LATEST_MAX_S: Final = 3.0  # the same, where making and publishing the tables takes long
+PUBLISHING: Final = 10  # a burst is let go on for as many times as long as the last publication took
 RETRY_S: Final = 5.0  # after a table could not be published
 WARN_SHARE: Final = 0.8  # of the prefixes a neighbour may announce
 
@@ -230,6 +232,7 @@ class BgpFeed:
         self._fed = {table: FedTable(table) for table in tables_of(plan.rules)}
         self._dirty = set(self._fed)
         self._first = self._last = 0.0
+        self._patience = LATEST_S
         self._stirred = asyncio.Event()
         self._group: asyncio.TaskGroup
 
@@ -317,11 +320,14 @@ class BgpFeed:
         while True:
             await self._stirred.wait()
             await self._until_quiet()
+            began = self._clock.steady()
             self._stirred.clear()
             dirty, self._dirty = self._dirty, set()
             for neighbor in self._neighbors.values():
                 dirty |= self._changes(neighbor.routes)
             failed = [table for table in sorted(dirty) if not await self._publish(table)]
+            took = self._clock.steady() - began
+            self._patience = min(max(LATEST_S, PUBLISHING * took), LATEST_MAX_S)
             for neighbor in tuple(self._neighbors.values()):
                 await offload(neighbor.routes.bury)
             if failed:
@@ -345,7 +351,7 @@ class BgpFeed:
         now, hold = self._clock.steady(), self._plan.hold_on_loss
         if now - self._begun < hold and not all(each.settled for each in self._neighbors.values()):
             return QUIET_S
-        return min(self._last + QUIET_S, self._first + LATEST_S) - now
+        return min(self._last + QUIET_S, self._first + self._patience) - now
 
     async def _publish(self, table: str) -> bool:
         try:
