@@ -4,7 +4,22 @@ import sys
 
 import typer
 
-from gatepost.cli import bgp, care, gate, kernel, lists, people, pf, pfctl, queue, server, spamdb, story, sync
+from gatepost.cli import (
+    bgp,
+    care,
+    gate,
+    kernel,
+    lists,
+    people,
+    pf,
+    pfctl,
+    queue,
+    rules,
+    server,
+    spamdb,
+    story,
+    sync,
+)
 from gatepost.cli.common import guarded
 from gatepost.cli.imports import imports
 
@@ -29,6 +44,7 @@ app.add_typer(pf.pf, name="pf")
 app.add_typer(bgp.bgp, name="bgp")
 app.add_typer(lists.lists, name="lists")
 app.add_typer(sync.sync, name="sync")
+app.add_typer(rules.rules, name="rules")
 app.add_typer(imports, name="import")
 server.register(app)
 story.register(app)

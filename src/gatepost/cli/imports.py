@@ -1,17 +1,23 @@
 """`gatepost import`: configurations of the programs we replace become TOML, with a report of what could not."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from gatepost.cli.common import fail
+from gatepost.cli.common import JsonOption, fail, print_json, say
 from gatepost.feeds.bgp import conf as bgpd_conf
 from gatepost.feeds.bgp import toml as bgp_toml
 from gatepost.feeds.bgp.words import BgpdConfError
 from gatepost.feeds.lists import spamdconf
 from gatepost.feeds.lists.spamdconf import SpamdConfError
+from gatepost.policy.smtpdconf.read import read as read_smtpd
+from gatepost.policy.smtpdconf.toml import as_toml as smtpd_as_toml
+from gatepost.policy.smtpdconf.toml import remark_text
+from gatepost.policy.smtpdconf.toml import report as smtpd_report
+from gatepost.policy.smtpdconf.words import SmtpdConfError
 
 imports = typer.Typer(
     name="import",
@@ -55,3 +61,40 @@ def import_spamd(file: Annotated[Path, typer.Argument(help="spamd-setup's config
     except SpamdConfError as wrong:
         fail(str(wrong))
     sys.stdout.write(spamdconf.as_toml(found))
+
+
+@imports.command("smtpd.conf")
+def import_smtpd(
+    file: Annotated[
+        Path, typer.Argument(help="OpenSMTPD's configuration, in the grammar of 5.x or of 6.4 and later.")
+    ],
+    as_json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the settings to this new file.")] = None,
+) -> None:
+    """Print a smtpd.conf as TOML for this server; what becomes of each statement stands above it as comments."""
+    try:
+        found = read_smtpd(file)
+    except SmtpdConfError as wrong:
+        fail(str(wrong))
+    except OSError as wrong:
+        fail(f"{file}: {wrong.strerror or wrong}")
+    told, settings = smtpd_report(found), smtpd_as_toml(found)
+    if out is not None:
+        _write_new(out, settings)
+    if as_json:
+        listed = [{**asdict(each), "heed": each.heed.value} for each in told]
+        print_json({"report": listed, "toml": settings})
+    elif out is not None:
+        for each in told:
+            say(remark_text(each))
+    else:
+        sys.stdout.write(remarks([remark_text(each) for each in told]) + settings)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet: nothing is overwritten."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as wrong:
+        fail(f"{path}: {wrong.strerror or wrong}; nothing was overwritten: name a new file")
