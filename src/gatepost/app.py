@@ -76,6 +76,8 @@ from gatepost.view import pop3
 from gatepost.view.imap.serve import serve as serve_imap
 from gatepost.view.news import MailboxNews
 from gatepost.view.services import Services as ViewServices
+from gatepost.web import serve as web
+from gatepost.web.page import Site
 
 DRAIN_S: Final = 30.0
 SWEEP_S: Final = 600.0
@@ -95,7 +97,7 @@ _TOTAL: Final = {
     Kind.IMAPS: Limits(10_000, 30, 120),
 }
 
-RENEWED: Final = frozenset(("tls", "gate", "intake", "judge", "policy", "view", "diary"))
+RENEWED: Final = frozenset(("tls", "gate", "intake", "judge", "policy", "view", "diary", "web"))
 """Sections of the configuration that SIGHUP applies whole; of `server` it applies the log level."""
 
 Sockets = Mapping[str, Sequence[socket.socket]]
@@ -120,6 +122,7 @@ class Worker:
         self._queue: QueueWorker
         self._intake: intake.Services
         self._view: ViewServices
+        self._web: web.Services
 
     async def start(self, sockets: Sockets) -> None:
         """Build everything and begin to accept; raises what a wrong setting raises."""
@@ -219,6 +222,7 @@ class Worker:
         self._refusals.renew(config.diary)
         self._intake = replace(self._intake, settings=config.intake)
         self._view = replace(self._view, settings=config.view)
+        self._web = replace(self._web, settings=config.web)
         set_level(config.server.log_level)
         waiting = unrenewed(self._config, config)
         if waiting:
@@ -288,7 +292,12 @@ class Worker:
             log=self._log,
             pause=asyncio.sleep,
         )
+        self._web = web.Services(config.web, self._site(), self._clock, self._log)
         self._queue = self._build_queue(seal)
+
+    def _site(self) -> Site:
+        """Return the pages of the web listener, by method and path."""
+        return Site({})
 
     def _build_queue(self, seal: Seal) -> QueueWorker:
         config = self._config
@@ -434,6 +443,8 @@ class Worker:
                 return serve_imap(wire, self._view)
             case Kind.POP3 | Kind.POP3S:
                 return pop3.serve(wire, self._view)
+            case Kind.HTTPS:
+                return web.serve(wire, self._web)
             case Kind.SPAMD:
                 return _nothing()  # a balancer's health check; everybody else is held
 

@@ -27,6 +27,7 @@ from gatepost.policy.settings import PolicySettings
 from gatepost.queue.settings import QueueSettings
 from gatepost.relay.settings import RelaySettings
 from gatepost.view.settings import ViewSettings
+from gatepost.web.settings import WebSettings
 
 _TABLE: Final = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
@@ -54,12 +55,13 @@ class Kind(Enum):
     IMAPS = "imaps"
     POP3 = "pop3"
     POP3S = "pop3s"
+    HTTPS = "https"
     SPAMD = "spamd"
 
     @property
     def implicit_tls(self) -> bool:
         """Tell whether TLS begins with the first octet."""
-        return self in (Kind.SUBMISSIONS, Kind.IMAPS, Kind.POP3S)
+        return self in (Kind.SUBMISSIONS, Kind.IMAPS, Kind.POP3S, Kind.HTTPS)
 
 
 PORTS: Final = {
@@ -71,6 +73,7 @@ PORTS: Final = {
     Kind.IMAPS: 993,
     Kind.POP3: 110,
     Kind.POP3S: 995,
+    Kind.HTTPS: 443,
     Kind.SPAMD: 8025,
 }
 
@@ -122,8 +125,8 @@ class ListenSettings:
     """One listener: `[listen.NAME]`. Without any, the usual ports are opened on all addresses."""
 
     kind: Kind
-    """mx, submission, submissions, lmtp, imap, imaps, pop3, pop3s; or spamd: where a packet filter redirects who is
-    to be held."""
+    """mx, submission, submissions, lmtp, imap, imaps, pop3, pop3s, https; or spamd: where a packet filter redirects
+    who is to be held."""
 
     address: tuple[str, ...] = ("0.0.0.0", "::")  # noqa: S104  (a mail server is there for everybody)
     """Addresses, each with or without a port: `192.0.2.1`, `192.0.2.1:2525`, `[2001:db8::1]:25`; port 0 lets the
@@ -185,6 +188,7 @@ class Config:
     view: ViewSettings = field(default_factory=ViewSettings)
     diary: DiarySettings = field(default_factory=DiarySettings)
     feeds: FeedSettings = field(default_factory=FeedSettings)
+    web: WebSettings = field(default_factory=WebSettings)
 
     @property
     def hostname(self) -> str:

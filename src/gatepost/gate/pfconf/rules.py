@@ -46,6 +46,7 @@ PORTS: Final = {
     "mx": 25,
     "pop3": 110,
     "imap": 143,
+    "https": 443,
     "submissions": 465,
     "submission": 587,
     "imaps": 993,
