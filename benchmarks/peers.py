@@ -163,6 +163,27 @@ def start() -> None:
     _wait(SMTP)
 
 
+def start_relay(sink: int) -> None:
+    """Start Postfix alone, with a queue of its own, all of whose mail goes to a sink's port."""
+    home = BASE / "relaying"
+    conf = home / "conf"
+    for folder in (conf, home / "queue/pid", home / "data"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in CONF.glob("postfix-files*"):
+        shutil.copy(path, conf)
+    settings = MAIN_CF.partition("virtual_mailbox_domains")[0].format(base=home, root=ROOT)
+    settings = settings.replace(f"meta_directory = {home}/postfix", f"meta_directory = {conf}")
+    (conf / "main.cf").write_text(f"{settings}relayhost = [127.0.0.1]:{sink}\n")
+    (conf / "master.cf").write_text(SERVICES)
+    shutil.chown(home / "data", "postfix")
+    home.chmod(0o755)
+    environment = os.environ | {"LD_LIBRARY_PATH": str(ROOT / "usr/lib/postfix"), "MAIL_CONFIG": str(conf)}
+    check = [ROOT / "usr/sbin/postfix", "-c", conf, "check"]
+    subprocess.run(check, env=environment, check=False, capture_output=True)
+    _spawn("postfix", [str(ROOT / "usr/lib/postfix/sbin/master"), "-c", str(conf), "-d"], environment)
+    _wait(SMTP)
+
+
 def stop() -> None:
     """End what `start` started."""
     for name in ("postfix", "dovecot"):

@@ -254,6 +254,7 @@ class Worker:
         self._policy = Policy(config.policy, ruleset, own_names=(config.hostname,))
         key_file = await asyncio.to_thread(KeyFile.open, config.data_dir / "secret.key")
         seal = Seal(StoredKeys(mail, key_file))
+        self._queue = self._build_queue(seal)
         names = ResolvedNames(self._resolver)
         self._judge = Judge(config.judge, config.hostname, names, _scanner(config), self._log)
         self._intake = intake.Services(
@@ -278,6 +279,7 @@ class Worker:
             log=self._log,
             pause=asyncio.sleep,
             crowded=self._crowded,
+            queue=self._queue,
         )
         self._view = ViewServices(
             settings=config.view,
@@ -293,7 +295,6 @@ class Worker:
             pause=asyncio.sleep,
         )
         self._web = web.Services(config.web, self._site(), self._clock, self._log)
-        self._queue = self._build_queue(seal)
 
     def _site(self) -> Site:
         """Return the pages of the web listener, by method and path."""

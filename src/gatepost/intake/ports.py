@@ -22,6 +22,7 @@ from gatepost.intake.auth import Throttle
 from gatepost.intake.settings import IntakeSettings
 from gatepost.policy.action import Delivery
 from gatepost.policy.expand import Directory as Lookups
+from gatepost.queue.handover import Offer
 from gatepost.store.model import Mailbox, MailboxId
 
 
@@ -119,6 +120,14 @@ class Names(Protocol):
     async def addresses(self, name: str) -> Answer[str]: ...
 
 
+class Queue(Protocol):
+    """The queue's worker in this process, which may send a mail on as soon as it is committed."""
+
+    def offer(self, destinations: Sequence[str], size: int) -> Offer | None: ...
+    def withdraw(self, offer: Offer) -> None: ...
+    async def take(self, offer: Offer, steps: Sequence[Step], content: bytes) -> None: ...
+
+
 class Refusals(Protocol):
     """Who was refused, for what."""
 
@@ -158,3 +167,5 @@ class Services:
     pause: Callable[[float], Awaitable[None]]
     crowded: Callable[[], bool] = lambda: False
     watch: Watch = field(default_factory=Unwatched)
+    queue: Queue | None = None
+    """Without one, what was committed waits for whoever looks for it."""

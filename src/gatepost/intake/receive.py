@@ -203,15 +203,41 @@ async def _store(services: Services, ready: _Ready, envelope: Envelope, accepted
         steps += await services.bodies.put(body, stored, len(boxes))
         steps += await _append(stored, body, boxes, ready, envelope.id, junk=junk)
         notices += [append_notice(mailbox) for mailbox in boxes]
-    if relays:
-        steps += await services.bodies.put(envelope.id, ready.trace + ready.content, len(relays))
-        returnable = _known_sender(ready)
-        steps += submit.submit_steps(
-            envelope, envelope.id, relays, ready.now, origins=origins, returnable=returnable
-        )
-        notices.append(submit.NOTICE)
     steps += _story(ready, envelope, accepted).steps()
-    await services.database.commit(Unit(tuple(steps), tuple(notices)))
+    if relays:
+        await _queue(services, ready, envelope, relays, origins, steps, notices)
+    else:
+        await services.database.commit(Unit(tuple(steps), tuple(notices)))
+
+
+async def _queue(
+    services: Services,
+    ready: _Ready,
+    envelope: Envelope,
+    relays: Sequence[ToRelay],
+    origins: Sequence[Recipient],
+    steps: Sequence[Step],
+    notices: Sequence[Notice],
+) -> None:
+    """Commit a unit and the queue's rows in it; the worker here sends at once what it has offered a place."""
+    sent = ready.trace + ready.content
+    stored = await services.bodies.put(envelope.id, sent, len(relays))
+    queue = services.queue
+    where = [relay.route.destination(relay.recipient) for relay in relays]
+    offer = queue.offer(where, len(sent)) if queue is not None else None
+    returnable = _known_sender(ready)
+    rows = submit.submit_steps(
+        envelope, envelope.id, relays, ready.now, origins=origins, returnable=returnable, offer=offer
+    )
+    if queue is None or offer is None:
+        await services.database.commit(Unit((*steps, *stored, *rows), (*notices, submit.NOTICE)))
+        return
+    try:
+        await services.database.commit(Unit((*steps, *stored, *rows), tuple(notices)))
+    except BaseException:
+        queue.withdraw(offer)
+        raise
+    await queue.take(offer, rows, sent)
 
 
 def _split(accepted: Sequence[Accepted]) -> tuple[list[ToMailbox], list[ToRelay], list[Recipient]]:

@@ -17,7 +17,7 @@ ADD_RCPT: Final = Statement(
     "queue.add_rcpt",
     "INSERT INTO queue_rcpt (mail, position, state, owner, due, attempts, suspect, warned, last_try, lane,"
     " recipient, last_error, packed)"
-    " VALUES (:mail, :position, 0, 0, :now, 0, 0, 0, 0, :lane, :recipient, '', :packed)",
+    " VALUES (:mail, :position, 0, :owner, :due, 0, 0, 0, 0, :lane, :recipient, '', :packed)",
 )
 
 # Looking for work. Index queue_rcpt_due answers the first alone; the second reads all that is due, off the loop.

@@ -9,6 +9,7 @@ from gatepost.base.envelope import Envelope, Recipient
 from gatepost.base.ids import MailId
 from gatepost.db.unit import Notice, Step
 from gatepost.policy.action import ToRelay
+from gatepost.queue.handover import Offer
 from gatepost.queue.model import Kind, pack_mail, pack_recipient
 from gatepost.queue.sql import ADD_MAIL, ADD_RCPT
 
@@ -26,13 +27,15 @@ def submit_steps(
     kind: Kind = Kind.MAIL,
     returnable: bool = True,
     size: int = 0,
+    offer: Offer | None = None,
 ) -> tuple[Step, ...]:
     """Return the steps that queue a mail for `relays`: one for the mail, one for each of them.
 
     The body must get one use for each relay (`blobs.put(..., uses=mailboxes + len(relays))`). `origins` are, for
     each relay, the recipient it was expanded from: its DSN wishes go along (RFC 3461 §5.2.7); without them each
     relay is looked for among the envelope's recipients. `returnable` False: the sender may be forged and is never
-    told anything. The envelope's id names the queued mail; one id is queued once.
+    told anything. The envelope's id names the queued mail; one id is queued once. With a worker's `offer` the rows
+    are leased by it already, and it is for the caller to let it `take` them after the commit.
     """
     if not relays:
         return ()
@@ -52,20 +55,23 @@ def submit_steps(
         },
     )
     rows = (
-        _recipient_step(envelope.id, position, relay, origin, now)
+        _recipient_step(envelope.id, position, relay, origin, now, offer)
         for position, (relay, origin) in enumerate(zip(relays, origins, strict=True))
     )
     return mail, *rows
 
 
-def _recipient_step(mail: MailId, position: int, relay: ToRelay, origin: Recipient, now: Instant) -> Step:
+def _recipient_step(
+    mail: MailId, position: int, relay: ToRelay, origin: Recipient, now: Instant, offer: Offer | None
+) -> Step:
     recipient = Recipient(relay.recipient, origin.notify, origin.orcpt)
     return Step(
         ADD_RCPT,
         {
             "mail": mail,
             "position": position,
-            "now": now,
+            "owner": 0 if offer is None else offer.owner,
+            "due": now if offer is None else offer.until,
             "lane": relay.route.destination(relay.recipient),
             "recipient": str(relay.recipient),
             "packed": pack_recipient(recipient, relay.route),

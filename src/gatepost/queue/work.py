@@ -8,7 +8,7 @@ many workers share the load and one dead destination is in nobody's way.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
@@ -20,6 +20,7 @@ from gatepost.blobs.bodies import Damaged, Missing
 from gatepost.db.unit import Database, NotCommitted, Row, Step, Unit, Unmet
 from gatepost.policy.action import Route
 from gatepost.queue.bounce import Bodies
+from gatepost.queue.handover import RECIPIENTS_MAX, SIZE_MAX, AtHand, Offer
 from gatepost.queue.lanes import Lane, Lanes
 from gatepost.queue.model import QueuedMail, QueuedRecipient, unpack_mail, unpack_recipient
 from gatepost.queue.schedule import Steadiness, horizon
@@ -42,6 +43,8 @@ from gatepost.relay.model import Consignment, Fate, Result
 from gatepost.relay.settings import RelaySettings
 
 LEASED_MAX: Final = 1_000  # recipients in the hands of one worker
+MAIL_COLUMNS: Final = ("body", "now", "kind", "recipients", "packed")
+"""What MAIL reads, by the names under which ADD_MAIL was given it."""
 LANES_READ: Final = 200
 LANES_READ_LONG: Final = 10_000
 LOOK_AGAIN: Final = 60.0  # s at most between two looks
@@ -94,6 +97,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._held: dict[tuple[MailId, int], bool] = {}
         """What we have leased, and whether its delivery has begun."""
+        self._deliveries: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
         """Work until `stop`; afterwards nothing is leased by us any more."""
@@ -106,6 +110,7 @@ class Worker:
             async with asyncio.TaskGroup() as around:
                 renewing = around.create_task(self._renew())
                 async with asyncio.TaskGroup() as deliveries:
+                    self._deliveries = deliveries
                     while not self._stopping.is_set():
                         self._wake.clear()
                         if not await self._look(deliveries):
@@ -121,6 +126,49 @@ class Worker:
         """Lease nothing more; `run` returns when what is under way has ended. To end sooner, cancel `run`."""
         self._stopping.set()
         self._wake.set()
+
+    # Mail that comes from the intake of this process
+
+    def offer(self, destinations: Sequence[str], size: int) -> Offer | None:
+        """Take a place for each recipient of a mail that is about to be committed, by its destination.
+
+        None where it shall wait its turn: a destination rests or has enough, or the mail is large. What is offered
+        is to be given to `take` or to `withdraw`.
+        """
+        if self._deliveries is None or self._stopping.is_set() or size > SIZE_MAX:
+            return None
+        if len(destinations) > min(RECIPIENTS_MAX, LEASED_MAX - len(self._held)):
+            return None
+        places = Counter(destinations)
+        steady = self._clock.steady()
+        for name, count in places.items():
+            lane = self._lanes.of(name)
+            if lane.room < count or lane.rests(steady):
+                return None
+        for name, count in places.items():
+            self._lanes.of(name).leased += count
+        return Offer(self._owner, later(self._clock.now(), seconds(self._lease)), places)
+
+    def withdraw(self, offer: Offer) -> None:
+        """Give the places of an offer back: its mail was not committed."""
+        for name, count in offer.places.items():
+            self._lanes.of(name).leased -= count
+
+    async def take(self, offer: Offer, steps: Sequence[Step], content: bytes) -> None:
+        """Deliver a mail whose `submit_steps` were committed with `offer`; give its rows back where we stop."""
+        self.withdraw(offer)
+        first, *rows = (step.params for step in steps)
+        mail = _queued(MailId(_int(first["id"])), tuple(first[name] for name in MAIL_COLUMNS))
+        by_lane: dict[str, list[QueuedRecipient]] = defaultdict(list)
+        for row in rows:
+            recipient = _recipient((row["mail"], row["position"], 0, 0, 0, row["packed"]))
+            by_lane[str(row["lane"])].append(recipient)
+        if self._deliveries is None or self._stopping.is_set():
+            await self._return([(mail.id, each.position) for found in by_lane.values() for each in found])
+            return
+        at_hand = AtHand(mail, content)
+        for name, recipients in by_lane.items():
+            self._start(self._deliveries, self._lanes.of(name), recipients, at_hand)
 
     # Looking for work
 
@@ -173,8 +221,14 @@ class Worker:
             self._start(group, self._lanes.of(name), recipients)
         return sum(map(len, found))
 
-    def _start(self, group: asyncio.TaskGroup, lane: Lane, leased: Sequence[QueuedRecipient]) -> None:
-        """Begin one task for each mail and route."""
+    def _start(
+        self,
+        group: asyncio.TaskGroup,
+        lane: Lane,
+        leased: Sequence[QueuedRecipient],
+        at_hand: AtHand | None = None,
+    ) -> None:
+        """Begin one task for each mail and route; `at_hand` is the mail where it need not be read."""
         together: dict[tuple[MailId, Route], list[QueuedRecipient]] = defaultdict(list)
         for each in leased:
             together[each.mail, each.route].append(each)
@@ -184,7 +238,7 @@ class Worker:
                 self._log.warning("possible_duplicate", message=id_text(each.mail), to=to, why="lease ended")
         lane.leased += len(leased)
         for (mail, route), recipients in together.items():
-            group.create_task(self._carry(mail, route, tuple(recipients), lane))
+            group.create_task(self._carry(mail, route, tuple(recipients), lane, at_hand))
 
     async def _sleep(self) -> None:
         """Wait for a notice, an ended delivery, or the next time something is due."""
@@ -209,16 +263,22 @@ class Worker:
     # One group of recipients
 
     async def _carry(
-        self, mail_id: MailId, route: Route, recipients: tuple[QueuedRecipient, ...], lane: Lane
+        self,
+        mail_id: MailId,
+        route: Route,
+        recipients: tuple[QueuedRecipient, ...],
+        lane: Lane,
+        at_hand: AtHand | None,
     ) -> None:
         """Deliver one mail to recipients of one lane and record what became of them."""
         try:
-            mail = await self._mail(mail_id)
+            mail = await self._mail(mail_id) if at_hand is None else at_hand.mail
             if mail is None:
                 self._log.error("queue_row_without_mail", message=id_text(mail_id))
                 self._let_go(recipients)
                 return
-            results = await self._deliver(mail, route, recipients, lane)
+            content = None if at_hand is None else at_hand.content
+            results = await self._deliver(mail, route, recipients, lane, content)
             if results is not None:
                 await self._record(mail, tuple(zip(recipients, results, strict=True)))
         except Exception:
@@ -230,7 +290,12 @@ class Worker:
             self._wake.set()
 
     async def _deliver(
-        self, mail: QueuedMail, route: Route, recipients: tuple[QueuedRecipient, ...], lane: Lane
+        self,
+        mail: QueuedMail,
+        route: Route,
+        recipients: tuple[QueuedRecipient, ...],
+        lane: Lane,
+        content: bytes | None,
     ) -> tuple[Result, ...] | None:
         """Deliver when it is our turn; None when we stop before."""
         async with lane.slot():
@@ -241,7 +306,7 @@ class Worker:
             async with self._sessions:
                 for each in recipients:
                     self._held[each.mail, each.position] = True
-                results = await self._try(mail, route, recipients)
+                results = await self._try(mail, route, recipients, content)
             if lane.learn(results, self._clock.steady()):
                 await self._flush(route.destination(recipients[0].recipient.address))
             return results
@@ -257,14 +322,17 @@ class Worker:
         self._log.info("destination_is_back", destination=destination, recipients=len(rows))
 
     async def _try(
-        self, mail: QueuedMail, route: Route, recipients: tuple[QueuedRecipient, ...]
+        self, mail: QueuedMail, route: Route, recipients: tuple[QueuedRecipient, ...], content: bytes | None
     ) -> tuple[Result, ...]:
+        async def load() -> bytes:
+            return await self._bodies.get(mail.body) if content is None else content
+
         consignment = Consignment(
             mail.id,
             mail.sender,
             tuple(each.recipient for each in recipients),
             route,
-            load=lambda: self._bodies.get(mail.body),
+            load=load,
             size=mail.size,
             eight_bit=mail.eight_bit,
             smtputf8=mail.smtputf8,
@@ -347,13 +415,14 @@ class Worker:
 
     async def _give_back(self) -> None:
         """Give back what was leased. A delivery that was cut short keeps its owner: it may have gone out."""
-        steps = [
-            Step(GIVE_BACK, {"mail": mail, "position": position, "owner": self._owner, "now": self._clock.now()})
-            for (mail, position), begun in self._held.items()
-            if not begun
-        ]
-        if not steps:
-            return
+        unbegun = [held for held, begun in self._held.items() if not begun]
+        if unbegun:
+            await self._return(unbegun)
+
+    async def _return(self, rows: Sequence[tuple[MailId, int]]) -> None:
+        """Make rows due that we leased and have not begun with."""
+        facts = {"owner": self._owner, "now": self._clock.now()}
+        steps = [Step(GIVE_BACK, facts | {"mail": mail, "position": position}) for mail, position in rows]
         try:
             await self._database.commit(Unit(tuple(steps)))
         except NotCommitted as error:
@@ -362,6 +431,11 @@ class Worker:
     def _retried(self, _: int) -> None:
         self._lanes.wake_all()
         self._wake.set()
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
 
 
 def _recipient(row: Row) -> QueuedRecipient:
