@@ -214,7 +214,8 @@ def test_a_utf8_domain_alone_goes_out_as_a_labels() -> None:
 
 def test_eight_bit_mail_is_returned_or_sent_where_8bitmime_is_missing() -> None:
     eight = "Subject: x\r\n\r\nfünf\r\n".encode()
-    (result,) = deliver(NextHop(extensions=()), content=eight)
+    bounce = replace(QUICK, eight_bit=EightBit.BOUNCE)
+    (result,) = deliver(NextHop(extensions=()), content=eight, settings=bounce)
     assert (result.fate, result.reply.enhanced) == (Fate.FAILED, "5.6.3")
     assert fates(
         deliver(NextHop(extensions=()), content=eight, settings=replace(QUICK, eight_bit=EightBit.SEND))

@@ -180,6 +180,10 @@ class _Conversation:
             if answer.startswith(b"354"):
                 await self.mail()
             return not answer.startswith(b"421")
+        if verb == "BDAT":
+            taken = await self.reader.readexactly(int(line.split()[1]))
+            await self.end(Taken(self.sender, list(self.recipients), taken, self.secure), self.hop.next_end())
+            return True
         answer = await self.say(self.scripted(verb))
         if answer.startswith(b"421") or verb == "QUIT":
             return False

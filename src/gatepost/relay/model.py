@@ -55,3 +55,5 @@ class Result:
     host_down: bool = False
     said: bool = True
     """The reply was the next hop's own."""
+    changed: str = ""
+    """What was done to the mail for this next hop, in words; empty for nothing."""

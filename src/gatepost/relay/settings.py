@@ -13,6 +13,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 class EightBit(Enum):
     """What becomes of 8-bit mail where the next hop does not offer 8BITMIME."""
 
+    CONVERT = "convert"
     BOUNCE = "bounce"
     SEND = "send"
 
@@ -36,8 +37,12 @@ class RelaySettings:
     credentials: str = ""
     """A file with `label user:password` lines, for actions with `auth`."""
 
-    eight_bit: EightBit = EightBit.BOUNCE
-    """`bounce` 8-bit mail where the next hop offers no 8BITMIME (RFC 6152 §3), or `send` it as it is."""
+    eight_bit: EightBit = EightBit.CONVERT
+    """What becomes of 8-bit mail where the next hop offers no 8BITMIME (RFC 6152 §3): `convert` it to 7 bits (a DKIM
+    signature then fails; what must not be changed is returned), `bounce` it, or `send` it as it is."""
+
+    chunking: bool = False
+    """Send with BDAT (RFC 3030) in place of DATA where the next hop offers it."""
 
     sessions: int = 200
     """Deliveries at the same time, all destinations together."""

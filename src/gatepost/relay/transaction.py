@@ -1,4 +1,6 @@
-"""One mail over one session: MAIL, RCPTs, DATA, the octets, the dot; one Result for each recipient.
+"""One mail over one session: MAIL, RCPTs, DATA or BDAT, the octets; one Result for each recipient.
+
+First the mail is made fit for this host (relay/fit.py); what cannot be is not begun.
 
 Only a 2yz after the dot means delivered. When the connection ends between the dot and that answer nobody can know
 (RFC 1047): the recipients are deferred and marked `in_doubt`. Before the dot a lost connection has done nothing;
@@ -7,16 +9,19 @@ when it is lost before MAIL was taken, or MAIL is answered 421, the host is down
 
 from typing import Final
 
+from gatepost.aio.offload import Overfull, offload
 from gatepost.base.address import Address, fold_domain
 from gatepost.base.envelope import Recipient
 from gatepost.base.reply import Code, Reply
 from gatepost.codec.smtp import client as smtp
 from gatepost.codec.smtp.client import HeardReply
+from gatepost.codec.smtp.data import crlf_only
 from gatepost.relay.client import Broken, Session, trouble
+from gatepost.relay.fit import Fitted, fit
 from gatepost.relay.model import Consignment, Fate, Result
-from gatepost.relay.settings import EightBit
 
 BLOCK: Final = 65_536  # octets written before the peer must have taken most of them
+SMALL: Final = 32_768  # octets of a mail that is made fit on the loop: less than 1 ms
 
 
 async def send(session: Session, consignment: Consignment, content: bytes) -> tuple[Result, ...]:
@@ -38,6 +43,8 @@ class _Transaction:
         self._session = session
         self._consignment = consignment
         self._content = content
+        self._utf8 = False
+        self._changed = ""
         self._results: list[Result | None] = [None] * len(consignment.recipients)
         self._begun = False
         self._dotted = False
@@ -53,7 +60,7 @@ class _Transaction:
 
     async def run(self) -> None:
         """Do it; raises Broken where the connection ends too early."""
-        refusal = self._cannot()
+        refusal = await self._fit()
         if refusal is not None:
             self._close(refusal, said=False)
         elif self._session.offered.pipelining:
@@ -73,15 +80,21 @@ class _Transaction:
         if not self._open():
             await self._reset()
             return
+        if self._chunked:
+            await self._chunk()
+            return
         reply = await session.ask(smtp.DATA, "DATA", session.settings.data_time)
         if self._data_taken(reply):
             await self._body()
 
     async def _pipelined(self) -> None:
-        """Send MAIL, RCPTs and DATA in one group (RFC 2920 §3.1) and take the answers in order."""
+        """Send MAIL, RCPTs and DATA in one group (RFC 2920 §3.1) and take the answers in order.
+
+        BDAT waits for the answers: its octets follow it, and may be for nobody.
+        """
         session, patience = self._session, self._session.settings.command_time
         rcpts = [self._rcpt(recipient) for recipient in self._consignment.recipients]
-        session.wire.write(b"".join((self._mail(), *rcpts, smtp.DATA)))
+        session.wire.write(b"".join((self._mail(), *rcpts, b"" if self._chunked else smtp.DATA)))
         taken = self._sender_taken(await session.listen("MAIL", patience))
         for at in range(len(rcpts)):
             if session.broken:
@@ -89,6 +102,12 @@ class _Transaction:
             reply = await session.listen("RCPT", patience)
             if taken and not self._recipient_answered(at, reply):
                 return
+        if self._chunked:
+            if self._open():
+                await self._chunk()
+            elif taken:
+                await self._reset()
+            return
         reply = await session.listen("DATA", session.settings.data_time)
         if self._open():
             if self._data_taken(reply):
@@ -99,22 +118,25 @@ class _Transaction:
         elif taken:
             await self._reset()
 
-    def _cannot(self) -> Reply | None:
-        """Return why this host can never take the mail, from what it offered."""
-        offered, content = self._session.offered, self._content
-        if offered.size and len(content) > offered.size:  # RFC 1870 §6.1
-            text = f"the mail has {len(content)} octets, the server takes {offered.size}"
-            return Reply(Code.TOO_BIG, "5.3.4", text)
-        if not offered.smtputf8 and needs_utf8(self._consignment, content):  # RFC 6531 §3.2
-            return Reply(Code.NAME_NOT_ALLOWED, "5.6.7", "the mail needs SMTPUTF8, which the server does not offer")
-        bounce = self._session.settings.eight_bit is EightBit.BOUNCE
-        if bounce and not (offered.eight_bit or offered.smtputf8 or content.isascii()):  # RFC 6152 §3
-            return Reply(Code.FAILED, "5.6.3", "the mail has 8-bit octets, and the server does not offer 8BITMIME")
+    @property
+    def _chunked(self) -> bool:
+        return self._session.offered.chunking and self._session.settings.chunking
+
+    async def _fit(self) -> Reply | None:
+        """Make the mail fit for this host; return why it can never take it."""
+        arguments = (self._consignment, self._content, self._session.offered, self._session.settings.eight_bit)
+        try:
+            fitted = fit(*arguments) if len(self._content) <= SMALL else await offload(fit, *arguments)
+        except Overfull:
+            return trouble("4.3.2", "too much work is waiting here")
+        if not isinstance(fitted, Fitted):
+            return fitted
+        self._content, self._utf8, self._changed = fitted.content, fitted.utf8, fitted.changed
         return None
 
     def _mail(self) -> bytes:
         offered, consignment = self._session.offered, self._consignment
-        utf8 = offered.smtputf8 and (consignment.smtputf8 or needs_utf8(consignment, self._content))
+        utf8 = offered.smtputf8 and (consignment.smtputf8 or self._utf8)
         eight = offered.eight_bit and (consignment.eight_bit or utf8 or not self._content.isascii())
         sender = consignment.sender
         if sender is not None and not utf8:
@@ -172,6 +194,27 @@ class _Transaction:
         end = session.dialogue.data_end()
         self._dotted = True
         session.wire.write(end)
+        await self._end()
+
+    async def _chunk(self) -> None:
+        """Send the mail as one chunk (RFC 3030 §2): octets counted, no dots stuffed."""
+        session, content = self._session, self._content
+        if not crlf_only(content):  # what DotStuffer does on the way of DATA
+            content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+        if not content.endswith(b"\r\n"):
+            content += b"\r\n"
+        session.wire.write(smtp.bdat(len(content), last=True))
+        last = (len(content) - 1) // BLOCK * BLOCK
+        for start in range(0, last, BLOCK):
+            session.wire.write(content[start : start + BLOCK])
+            await session.drain()
+        self._dotted = True
+        session.wire.write(content[last:])
+        await self._end()
+
+    async def _end(self) -> None:
+        """Take the answer to the whole mail, or each recipient's of LMTP."""
+        session = self._session
         if session.route.lmtp:
             for at in self._open():  # RFC 2033 §4.2: one answer for each recipient taken, in order
                 self._ended(at, await session.listen("the mail", session.settings.end_time))
@@ -217,22 +260,7 @@ class _Transaction:
             fate = Fate.DEFERRED
         hop, wire = self._session.hop, self._session.wire
         passed = fate is Fate.DELIVERED and self._session.offered.dsn
-        return Result(fate, reply, hop.name, hop.ip, wire.tls, passed, in_doubt, host_down, said)
-
-
-def needs_utf8(consignment: Consignment, content: bytes) -> bool:
-    """Tell whether a mail can only be sent with SMTPUTF8: a local part or the header has other letters than ASCII.
-
-    A domain never does: it has an A-label form.
-    """
-    senders = () if consignment.sender is None else (consignment.sender,)
-    addresses = (*senders, *(recipient.address for recipient in consignment.recipients))
-    if not all(address.local.isascii() for address in addresses):
-        return True
-    if not consignment.smtputf8:
-        return False
-    end = content.find(b"\r\n\r\n")
-    return not (content if end < 0 else content[:end]).isascii()
+        return Result(fate, reply, hop.name, hop.ip, wire.tls, passed, in_doubt, host_down, said, self._changed)
 
 
 def _downgraded(address: Address) -> Address:
