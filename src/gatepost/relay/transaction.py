@@ -187,13 +187,14 @@ class _Transaction:
         return False
 
     async def _body(self) -> None:
-        session = self._session
-        for start in range(0, len(self._content), BLOCK):
-            session.wire.write(session.dialogue.data_octets(self._content[start : start + BLOCK]))
+        session, content = self._session, self._content
+        last = max(0, len(content) - 1) // BLOCK * BLOCK
+        for start in range(0, last, BLOCK):
+            session.wire.write(session.dialogue.data_octets(content[start : start + BLOCK]))
             await session.drain()
-        end = session.dialogue.data_end()
+        rest = session.dialogue.data_octets(content[last:])
         self._dotted = True
-        session.wire.write(end)
+        session.wire.write(rest + session.dialogue.data_end())  # in one segment: half the work for a small mail
         await self._end()
 
     async def _chunk(self) -> None:
