@@ -62,13 +62,17 @@ class Gatepost:
     port = SMTP
 
     def __init__(self, workers: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="gatepost-bench-", dir="/var/tmp")
-        folder = Path(self._folder.name)
-        config = folder / "gatepost.toml"
-        names = {"folder": folder, "workers": workers, "port": SMTP, "sink": SINK, "dead": DEAD}
-        config.write_text(CONFIG.format(**names))
-        with (folder / "log").open("wb") as log:
-            words = [PYTHON, "-m", "gatepost", "serve", "-c", str(config)]
+        self._temporary = tempfile.TemporaryDirectory(prefix="gatepost-bench-", dir="/var/tmp")
+        self.folder = Path(self._temporary.name)
+        self.config = self.folder / "gatepost.toml"
+        names = {"folder": self.folder, "workers": workers, "port": SMTP, "sink": SINK, "dead": DEAD}
+        self.config.write_text(CONFIG.format(**names))
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the server."""
+        with (self.folder / "log").open("wb") as log:
+            words = [PYTHON, "-m", "gatepost", "serve", "-c", str(self.config)]
             self._process = subprocess.Popen(words, stdout=log, stderr=log)
         peers._wait(SMTP)
 
@@ -76,11 +80,15 @@ class Gatepost:
         """Return all server processes."""
         return descendants([self._process.pid])
 
-    def stop(self) -> None:
-        """End."""
+    def halt(self) -> None:
+        """Stop the server; its data stay."""
         self._process.terminate()
         self._process.wait(60)
-        self._folder.cleanup()
+
+    def stop(self) -> None:
+        """End."""
+        self.halt()
+        self._temporary.cleanup()
 
 
 class Postfix:
