@@ -61,12 +61,13 @@ class Gatepost:
     name = "gatepost"
     port = SMTP
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, settings: str = "") -> None:
+        """Start one; `settings` are more lines of its configuration."""
         self._temporary = tempfile.TemporaryDirectory(prefix="gatepost-bench-", dir="/var/tmp")
         self.folder = Path(self._temporary.name)
         self.config = self.folder / "gatepost.toml"
         names = {"folder": self.folder, "workers": workers, "port": SMTP, "sink": SINK, "dead": DEAD}
-        self.config.write_text(CONFIG.format(**names))
+        self.config.write_text(CONFIG.format(**names) + settings)
         self.begin()
 
     def begin(self) -> None:
