@@ -2,9 +2,9 @@
 
     python benchmarks/handshakes.py --rounds 3 --count 1000
 
-Same client, same key. Every handshake is a full one (no ticket is offered), TLS 1.3, ECDSA P-256, X25519. What counts
-is the processor time of the server, from /proc: what the client costs does not matter. The SMTP around the handshake
-(the greeting, EHLO, STARTTLS) is part of gatepost's figure.
+Same client, same key. Every handshake is a full one (no ticket is offered), TLS 1.3, ECDSA P-256, X25519. What
+counts is the processor time of the server, from /proc; what the client costs does not matter. The SMTP around the
+handshake (greeting, EHLO, STARTTLS) is part of gatepost's figure.
 """
 
 import argparse
