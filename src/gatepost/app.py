@@ -67,6 +67,7 @@ from gatepost.policy.rules import load as load_rules
 from gatepost.queue.bounce import Filed, Reporter
 from gatepost.queue.settle import Settler
 from gatepost.queue.work import Worker as QueueWorker
+from gatepost.relay.assurance import Assurer
 from gatepost.relay.deliver import Relay, TlsContexts, read_logins
 from gatepost.relay.route import Router
 from gatepost.store.describe import describe
@@ -330,6 +331,7 @@ class Worker:
             log=self._log,
             contacts=self._gate,
             logins=read_logins(config.relay.credentials),
+            assurer=Assurer(config.relay, self._resolver),
         )
         return QueueWorker(
             self._databases.mail,

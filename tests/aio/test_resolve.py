@@ -264,3 +264,16 @@ def test_system_servers(tmp_path: Path) -> None:
     path.write_text("# x\nsearch a\nnameserver 192.0.2.53\nnameserver 2001:db8::53\n")
     assert system_servers(path) == (("192.0.2.53", 53), ("2001:db8::53", 53))
     assert system_servers(tmp_path / "none") == (("127.0.0.1", 53),)
+
+
+def test_an_alias_record_is_told_as_it_stands_and_not_followed() -> None:
+    async def play() -> None:
+        records = {"www.example.org": {"CNAME": ["box.example.net."]}, "box.example.net": {"A": ["192.0.2.7"]}}
+        async with Zone(records, secure=True) as zone:
+            ask = resolver(zone)
+            answer = await ask.cname("www.example.org")
+            assert (answer.records, answer.secure) == (("box.example.net",), True)
+            assert (await ask.cname("box.example.net")).status is Status.NODATA
+            await ask.close()
+
+    run(play())

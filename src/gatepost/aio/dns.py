@@ -12,6 +12,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from gatepost.base.address import fold_domain
+from gatepost.codec.tlsa import Tlsa as Tlsa  # a record like the others, for who asks
 
 LABEL_MAX: Final = 63  # RFC 1035 §2.3.4
 NAME_MAX: Final = 255  # RFC 1035 §2.3.4, octets on the wire
@@ -57,16 +58,6 @@ class Mx:
 
     preference: int
     host: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tlsa:
-    """A TLSA record (RFC 6698 §2.1)."""
-
-    usage: int
-    selector: int
-    matching: int
-    data: bytes
 
 
 Record = str | bytes | Mx | Tlsa
@@ -227,7 +218,7 @@ def _record(octets: bytes, at: int, end: int, kind: Type) -> Record:
             return _strings(octets, at, end)
         case Type.MX if end - at > 2:
             return Mx(struct.unpack_from("!H", octets, at)[0], _name_within(octets, at + 2, end))
-        case Type.PTR:
+        case Type.PTR | Type.CNAME:
             return _name_within(octets, at, end)
         case Type.TLSA if end - at > 3:
             return Tlsa(octets[at], octets[at + 1], octets[at + 2], octets[at + 3 : end])

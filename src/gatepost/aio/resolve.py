@@ -153,6 +153,10 @@ class Resolver:
         """Return the names an address points to; ValueError when `ip` is none."""
         return cast(Answer[str], await self._find(reverse_name(ip), Type.PTR))  # as above
 
+    async def cname(self, name: str) -> Answer[str]:
+        """Return the alias record of `name` itself; the alias is not followed."""
+        return cast(Answer[str], await self._find(name, Type.CNAME))  # as above
+
     async def tlsa(self, name: str) -> Answer[Tlsa]:
         """Return TLSA records, e.g. of `_25._tcp.mx.example`; use them only when the answer is secure."""
         return cast(Answer[Tlsa], await self._find(name, Type.TLSA))  # as above

@@ -19,6 +19,7 @@ from gatepost.cli import (
     spamdb,
     story,
     sync,
+    tls,
 )
 from gatepost.cli.common import guarded
 from gatepost.cli.imports import imports
@@ -44,6 +45,7 @@ app.add_typer(pf.pf, name="pf")
 app.add_typer(bgp.bgp, name="bgp")
 app.add_typer(lists.lists, name="lists")
 app.add_typer(sync.sync, name="sync")
+app.add_typer(tls.tls, name="tls")
 app.add_typer(rules.rules, name="rules")
 app.add_typer(imports, name="import")
 server.register(app)

@@ -163,6 +163,8 @@ def _diary_steps(mail: QueuedMail, found: _Sorted, now: Instant) -> Iterable[Ste
             }
             if in_doubt:
                 fields["possible_duplicate"] = 1
+            if result.why:
+                fields["tls_asked"] = result.why
             if result.changed:
                 fields["changed"] = result.changed
             yield add(mail.id, "relay", event, at=now, **fields)

@@ -9,15 +9,19 @@ All waits are for a stranger: each has a limit of time, each reply one of size.
 
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ssl import SSLContext, SSLError
 from typing import Final
 
 from gatepost.aio.drive import Wire, connect, connect_unix
-from gatepost.base.clock import Clock
+from gatepost.aio.offload import Overfull, offload
+from gatepost.base.clock import MICROSECONDS, Clock
 from gatepost.base.reply import Code, Reply
 from gatepost.codec.smtp import client as smtp
 from gatepost.codec.smtp.client import Dialogue, Extensions, HeardReply, PeerBroke
+from gatepost.codec.tlsa import Unproven, prove
 from gatepost.policy.action import Route
+from gatepost.relay.assurance import Assurance, Level
 from gatepost.relay.route import Hop
 from gatepost.relay.settings import RelaySettings
 
@@ -54,11 +58,11 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How to speak on a new connection. `tls` None: plain; `verify` says which contexts count as safe."""
+    """How to speak on a new connection. `tls` None: plain; what the handshake must prove, `assurance` says."""
 
     hostname: str
     tls: SSLContext | None
-    tls_required: bool
+    assurance: Assurance
     login: Login | None = None
 
 
@@ -77,6 +81,8 @@ class Session:
         self._heard: deque[HeardReply] = deque()
         self.offered = Extensions()
         self.broken = False
+        self.why = ""
+        """What was asked of the TLS, and why."""
 
     @staticmethod
     async def open(hop: Hop, route: Route, manner: Manner, settings: RelaySettings, clock: Clock) -> "Session":
@@ -118,10 +124,11 @@ class Session:
     # The beginning
 
     async def _begin(self, manner: Manner) -> None:
+        self.why = manner.assurance.why
         if self.route.implicit_tls:
             if manner.tls is None:
                 raise Unreachable(trouble("4.7.5", "implicit TLS is configured, and TLS switched off"), tls=True)
-            await self._handshake(manner.tls)
+            await self._handshake(manner.tls, manner.assurance)
         greeting = await self.listen("the greeting", self.settings.greeting_time)
         if greeting.code != Code.READY:
             raise Unreachable(greeting.as_reply(), said=True)
@@ -152,23 +159,35 @@ class Session:
     async def _secure(self, manner: Manner) -> None:
         assert manner.tls is not None
         if not self.offered.starttls:
-            if manner.tls_required:
-                raise Unreachable(trouble("4.7.4", f"{self.hop.name} offers no TLS, which is required"))
+            if manner.assurance.required:
+                why = manner.assurance.why
+                raise Unreachable(trouble("4.7.4", f"{self.hop.name} offers no TLS, which is required: {why}"))
             return
         reply = await self.ask(smtp.STARTTLS, "STARTTLS", self.settings.command_time)
         if reply.code != Code.READY:
             raise Unreachable(reply.as_reply(), said=True, tls=True)
         if not self.dialogue.idle or self._heard:
             raise Unreachable(trouble("4.7.5", "the server spoke on after the answer to STARTTLS"), tls=True)
-        await self._handshake(manner.tls)
+        await self._handshake(manner.tls, manner.assurance)
         await self._hello(manner.hostname)
 
-    async def _handshake(self, context: SSLContext) -> None:
+    async def _handshake(self, context: SSLContext, assurance: Assurance) -> None:
         try:
-            await self.wire.start_tls_client(context, self.hop.name, self.settings.tls_time)
+            await self.wire.start_tls_client(context, assurance.sni or self.hop.name, self.settings.tls_time)
         except (OSError, TimeoutError) as error:  # SSLError is an OSError
             self.broken = True
             raise Unreachable(trouble("4.7.5", f"TLS handshake failed: {_why(error)}"), tls=True) from error
+        if assurance.level is Level.DANE:
+            await self._prove(assurance)
+
+    async def _prove(self, assurance: Assurance) -> None:
+        """Hold the certificates against the TLSA records, before an octet of ours follows the handshake."""
+        chain, moment = self.wire.peer_chain(), datetime.fromtimestamp(self._clock.now() / MICROSECONDS, UTC)
+        try:
+            await offload(prove, assurance.records, chain, assurance.names, moment)
+        except (Unproven, Overfull) as error:
+            self.broken = True
+            raise Unreachable(trouble("4.7.5", f"DANE: {error}"), tls=True) from error
 
     async def _log_in(self, login: Login) -> None:
         if self.wire.tls is None and not self.wire.peer_ip.startswith("127.") and self.wire.peer_ip != "::1":

@@ -12,8 +12,9 @@ from gatepost.base.ids import id_text
 from gatepost.base.ports import Log
 from gatepost.base.reply import Code, Reply
 from gatepost.base.settings import BadSetting
-from gatepost.policy.action import RelayTls, Route
+from gatepost.policy.action import Route
 from gatepost.policy.table import TableSettings, load_table
+from gatepost.relay.assurance import Assurance, Assurer, Level, Unsure
 from gatepost.relay.client import Login, Manner, Session, Unreachable
 from gatepost.relay.model import Consignment, Fate, Result
 from gatepost.relay.pool import Pool
@@ -53,8 +54,9 @@ class Relay:
         log: Log,
         contacts: Contacts | None = None,
         logins: Mapping[str, Login] | None = None,
+        assurer: Assurer | None = None,
     ) -> None:
-        """Make it; `logins` by the labels that routes name, see `read_logins`."""
+        """Make it; `logins` by the labels that routes name, see `read_logins`; without `assurer` no DANE."""
         self._settings = settings
         self._router = router
         self._contexts = contexts
@@ -63,6 +65,7 @@ class Relay:
         self._log = log
         self._contacts = contacts
         self._logins = logins or {}
+        self._assurer = assurer or Assurer(settings, None)
         self._pool = Pool(settings.idle)
         self._room = Room(settings.in_memory)
 
@@ -106,7 +109,7 @@ class Relay:
     async def _try(self, hop: Hop, destination: str, consignment: Consignment) -> tuple[Result, ...] | Result:
         """Try one host; a single Result tells that the next one should be tried."""
         try:
-            session = await self._open(hop, consignment.route)
+            session = await self._open(hop, consignment.route, destination)
         except Unreachable as reason:
             self._log.info(
                 "hop_unreachable",
@@ -129,33 +132,38 @@ class Relay:
         self._pool.put((destination, consignment.route), session)
         return results
 
-    async def _open(self, hop: Hop, route: Route) -> Session:
+    async def _open(self, hop: Hop, route: Route, destination: str) -> Session:
         """Open a session, with TLS where that works; raises Unreachable."""
-        manner = self._manner(route)
+        try:
+            assurance = await self._assurer.assure(hop, route, destination)
+        except Unsure as unsure:
+            raise Unreachable(Reply(Code.LOCAL_ERROR, "4.7.5", str(unsure)), tls=True) from unsure
+        manner = self._manner(route, assurance)
         try:
             return await Session.open(hop, route, manner, self._settings, self._clock)
         except Unreachable as reason:
-            if not reason.tls or manner.tls_required:
+            if not reason.tls or assurance.required:
                 raise
             self._log.warning("tls_failed", host=hop.name, ip=hop.ip, reason=reason.reply.text, then="plain")
-        return await Session.open(hop, route, replace(manner, tls=None), self._settings, self._clock)
+        plainly = Assurance(Level.PLAIN, f"{assurance.why}; TLS failed, so without")
+        manner = replace(manner, tls=None, assurance=plainly)
+        return await Session.open(hop, route, manner, self._settings, self._clock)
 
-    def _manner(self, route: Route) -> Manner:
+    def _manner(self, route: Route, assurance: Assurance) -> Manner:
         login = None
         if route.auth:
             login = self._logins.get(route.auth)
             if login is None:
                 text = f"there are no credentials {route.auth!r}"
                 raise Unreachable(Reply(Code.AUTH_TEMPORARY, "4.7.8", text))
-        wanted = route.implicit_tls or route.tls is not RelayTls.NONE
-        required = wanted and (
-            route.tls is not RelayTls.MAY
-            or route.implicit_tls
-            or login is not None
-            or not self._settings.allow_plain
-        )
-        context = self._contexts.verify if route.tls is RelayTls.VERIFY else self._contexts.any
-        return Manner(route.helo or self._hostname, context if wanted else None, required, login)
+        match assurance.level:
+            case Level.PLAIN:
+                context = None
+            case Level.VERIFY:
+                context = self._contexts.verify
+            case Level.MAY | Level.ENCRYPT | Level.DANE:
+                context = self._contexts.any
+        return Manner(route.helo or self._hostname, context, assurance, login)
 
     def _tell(self, consignment: Consignment, results: list[Result]) -> None:
         """Log each answer; tell the gate whom we reached."""
@@ -174,6 +182,7 @@ class Relay:
                 host=result.host,
                 ip=result.ip,
                 tls=result.tls.version if result.tls else "",
+                tls_asked=result.why,
                 reply=f"{result.reply.code} {result.reply.enhanced} {result.reply.text}",
             )
 

@@ -57,3 +57,5 @@ class Result:
     """The reply was the next hop's own."""
     changed: str = ""
     """What was done to the mail for this next hop, in words; empty for nothing."""
+    why: str = ""
+    """What was asked of the hop's TLS, and why: a sentence for the operator."""

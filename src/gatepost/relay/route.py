@@ -52,11 +52,23 @@ class Resolver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One machine to try: `name` is what its certificate must say, `ip` an address or a Unix socket's path."""
+    """One machine to try: `name` is what its certificate must say, `ip` an address or a Unix socket's path.
+
+    `secure`: DNSSEC-validated MX records led here; `domain` is then the name they stand under, aliases followed.
+    """
 
     name: str
     ip: str
     port: int
+    secure: bool = False
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hosts:
+    names: Sequence[str]
+    secure: bool = False
+    domain: str = ""
 
 
 class NoRoute(Exception):
@@ -89,25 +101,25 @@ class Router:
     async def hops(self, route: Route, destination: str) -> AsyncGenerator[Hop, None]:
         """Yield the machines to try, best first; raises NoRoute, before the first or when none was any good."""
         if route.kind is RouteKind.HOST:
-            hosts, port, ours = [route.host], route.port or _usual_port(route), True
+            hosts, port, ours = _Hosts([route.host]), route.port or _usual_port(route), True
         else:
             hosts, port, ours = await self._mail_hosts(destination), self._settings.port, False
         found, looped, failed = False, False, False
-        for host in hosts:
+        for host in hosts.names:
             addresses, broken = await self._addresses(host)
             failed |= broken
             usable = [ip for ip in addresses if ours or not self._is_own(ip)]
             looped |= len(usable) < len(addresses)
             for ip in usable[:ADDRESSES_MAX]:
                 found = True
-                yield Hop(host, ip, port)
+                yield Hop(host, ip, port, hosts.secure, hosts.domain)
         if not found:
-            implicit = not ours and hosts == [destination]
+            implicit = not ours and list(hosts.names) == [destination]
             raise NoRoute(DNS_FAILED if failed else LOOPS if looped else NO_SERVER if implicit else NO_HOST)
 
-    async def _mail_hosts(self, domain: str) -> list[str]:
+    async def _mail_hosts(self, domain: str) -> _Hosts:
         if domain.startswith("["):
-            return [_literal(domain)]
+            return _Hosts([_literal(domain)])
         answer = await self._resolver.mx(domain)
         match answer.status:
             case Status.SERVFAIL:
@@ -115,9 +127,9 @@ class Router:
             case Status.NXDOMAIN:
                 raise NoRoute(NO_DOMAIN)
             case Status.NODATA:
-                return [domain]
+                return _Hosts([domain])
             case Status.OK:
-                return self._best_hosts(answer.records)
+                return _Hosts(self._best_hosts(answer.records), answer.secure, answer.name if answer.secure else "")
 
     def _best_hosts(self, records: Sequence[Mx]) -> list[str]:
         if all(mx.host in ("", ".") for mx in records):

@@ -34,12 +34,16 @@ class RelaySettings:
     allow_plain: bool = True
     """Deliver without TLS where a next hop offers none (opportunistic TLS, RFC 7435)."""
 
+    dane: bool = True
+    """Ask for TLSA records, and hold servers that have them to them (DANE, RFC 7672). It needs a resolver that
+    validates DNSSEC, on this machine or with `resolver.trusted`; without one nothing is found and nothing asked."""
+
     credentials: str = ""
     """A file with `label user:password` lines, for actions with `auth`."""
 
     eight_bit: EightBit = EightBit.CONVERT
-    """What becomes of 8-bit mail where the next hop offers no 8BITMIME (RFC 6152 §3): `convert` it to 7 bits (a DKIM
-    signature then fails; what must not be changed is returned), `bounce` it, or `send` it as it is."""
+    """What becomes of 8-bit mail where the next hop offers no 8BITMIME (RFC 6152 §3): `convert` it to 7 bits (a
+    DKIM signature then fails; what must not be changed is returned), `bounce` it, or `send` it as it is."""
 
     chunking: bool = False
     """Send with BDAT (RFC 3030) in place of DATA where the next hop offers it."""

@@ -259,9 +259,11 @@ class _Transaction:
             fate = Fate.FAILED
         else:
             fate = Fate.DEFERRED
-        hop, wire = self._session.hop, self._session.wire
-        passed = fate is Fate.DELIVERED and self._session.offered.dsn
-        return Result(fate, reply, hop.name, hop.ip, wire.tls, passed, in_doubt, host_down, said, self._changed)
+        session = self._session
+        hop, wire = session.hop, session.wire
+        passed = fate is Fate.DELIVERED and session.offered.dsn
+        shown = (hop.name, hop.ip, wire.tls, passed, in_doubt, host_down, said, self._changed, session.why)
+        return Result(fate, reply, *shown)
 
 
 def _downgraded(address: Address) -> Address:

@@ -1,0 +1,123 @@
+"""Decide what the TLS of one next hop must prove before a mail may go over it.
+
+In this order, the first that speaks decides:
+
+    the rule         `tls = "none"` or `"verify"` is the operator's word
+    DANE             validated TLSA records of the host (RFC 7672)                        relay/dane.py
+    the rule again   `tls = "require"`, a login, `allow_plain = false`: TLS, any certificate
+    else             TLS where it is offered and works (RFC 7435)
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import ip_address
+from typing import Final
+
+from gatepost.codec.tlsa import Tlsa
+from gatepost.policy.action import RelayTls, Route
+from gatepost.relay import dane
+from gatepost.relay.route import Hop
+from gatepost.relay.settings import RelaySettings
+
+
+class Level(Enum):
+    """How much a next hop's TLS must prove."""
+
+    PLAIN = "none"
+    MAY = "may"
+    """TLS where it works, else plain."""
+    ENCRYPT = "encrypt"
+    """TLS or no delivery; any certificate."""
+    VERIFY = "verify"
+    """TLS with a certificate that holds for the host's name, or no delivery."""
+    DANE = "dane"
+    """TLS with a certificate that fits a TLSA record, or no delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assurance:
+    """What is asked of one next hop, and `why` in a sentence.
+
+    `sni`: the name to ask for, when not the host's own. `records` and `names` (reference identifiers,
+    RFC 7672 §3.2.2) count for DANE.
+    """
+
+    level: Level
+    why: str
+    sni: str = ""
+    records: tuple[Tlsa, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def required(self) -> bool:
+        """Tell whether there is no delivery without TLS."""
+        return self.level not in (Level.PLAIN, Level.MAY)
+
+
+class Unsure(Exception):
+    """What the hop must prove cannot be known now: it is not spoken to."""
+
+
+_RULE_NONE: Final = Assurance(Level.PLAIN, "the rule says tls = none")
+_SOCKET: Final = Assurance(Level.PLAIN, "a Unix socket")
+_MAY: Final = "TLS where it is offered"
+
+
+class Assurer:
+    """Knows what to ask of a hop; without `names` there is no DANE."""
+
+    def __init__(self, settings: RelaySettings, names: dane.Names | None) -> None:
+        self._settings = settings
+        self._names = names if settings.dane else None
+
+    async def assure(self, hop: Hop, route: Route, destination: str) -> Assurance:
+        """Return what `hop` must prove for mail to `destination` (a domain, for MX routes); raises Unsure."""
+        if route.tls is RelayTls.NONE and not route.implicit_tls:
+            return _RULE_NONE
+        if hop.ip.startswith("/") and not route.implicit_tls:
+            return _SOCKET
+        if route.tls is RelayTls.VERIFY:
+            return Assurance(Level.VERIFY, "the rule says tls = verify")
+        plainly = self._by_rule(route)
+        if self._names is None or route.lmtp or _is_address(hop.name):
+            return plainly
+        finding = await dane.look(self._names, hop.name, hop.port)
+        match finding.found:
+            case dane.Found.FAILED:
+                raise Unsure(finding.why)
+            case dane.Found.RECORDS:
+                names = _references(finding.base, hop, destination)
+                return Assurance(Level.DANE, finding.why, finding.base, finding.records, names)
+            case dane.Found.UNUSABLE:
+                return Assurance(Level.ENCRYPT, finding.why, finding.base)
+            case dane.Found.NONE:
+                return Assurance(plainly.level, f"{plainly.why}; {finding.why}")
+
+    def _by_rule(self, route: Route) -> Assurance:
+        if route.tls is RelayTls.REQUIRE:
+            return Assurance(Level.ENCRYPT, "the rule says tls = require")
+        if route.implicit_tls:
+            return Assurance(Level.ENCRYPT, "the rule says implicit TLS")
+        if route.auth:
+            return Assurance(Level.ENCRYPT, "a password is sent only over TLS")
+        if not self._settings.allow_plain:
+            return Assurance(Level.ENCRYPT, "allow_plain is off")
+        return Assurance(Level.MAY, _MAY)
+
+
+def _references(base: str, hop: Hop, destination: str) -> tuple[str, ...]:
+    """Return the names that a certificate under a DANE-TA record may bear (RFC 7672 §3.2.2).
+
+    The recipient's domain is one of them only where validated MX records led to the host: else a forged MX
+    record would choose which of two names is asked for.
+    """
+    names = [base, hop.name, *((destination, hop.domain) if hop.secure else ())]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
