@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 HERE: Final = Path(__file__).resolve().parent
 VENV: Final = HERE / ".venv"
@@ -46,6 +47,9 @@ PEERS: Final = {  # Debian package -> a program it brings, which is how we know 
     "nftables": "/usr/sbin/nft",
 }
 OTHER_PYTHONS: Final = ("3.11", "3.12", "3.13")
+NICE: Final = ("nice", "-n", "5") if shutil.which("nice") else ()
+if TYPE_CHECKING:
+    Check = tuple[str, Sequence[str | Path]]  # a name, and the command that checks it
 
 
 def main() -> int:
@@ -104,42 +108,52 @@ def test_everything(*, deep: bool, fast: bool) -> int:
     began = time.monotonic()
     install(VENV, sys.executable, DEV_LOCK)
     required = False if fast else install_peers()
-    bin_ = VENV / "bin"
+    if required:  # mail servers: their packages exclude each other, so they are unpacked, not installed
+        subprocess.run([VENV / "bin" / "python", "-m", "tests.support.peers"], cwd=HERE, check=False)
     environment = os.environ | {"GATEPOST_PEERS": "required" if required else "optional"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of real processes are started: compile them once
-    marks = "not process and not peer and not deep" if fast else "" if deep else "not deep"
-    steps: list[tuple[str, list[str | Path]]] = [
-        ("format", [bin_ / "ruff", "format", "--check", "."]),
-        ("lint", [bin_ / "ruff", "check", "."]),
-        ("types", [bin_ / "mypy"]),
-        ("layers", [bin_ / "lint-imports", "--no-cache"]),
-        ("tests", [bin_ / "python", "-m", "pytest", "-m", marks, "-rs", *(("--deep",) if deep else ())]),
-    ]
-    others = [] if fast else _other_pythons()
-    with ThreadPoolExecutor(1) as beside:  # the tests of real processes mostly wait: others run meanwhile
-        running = [beside.submit(_quietly, command, environment) for _, command in others]
-        failed = []
-        for name, command in steps:
+    here, beside = _checks(deep=deep, fast=fast)
+    failed = []
+    with ThreadPoolExecutor(1) as lane:  # the tests of real processes mostly wait: the others run meanwhile
+        running = [(name, lane.submit(_quietly, command, environment)) for name, command in beside]
+        for name, command in here:
             print(f"\n== {name}", flush=True)
-            if subprocess.call(command, cwd=HERE, env=environment) != 0:
+            if subprocess.call([*(NICE if beside else ()), *command], cwd=HERE, env=environment) != 0:
                 failed.append(name)
-        for (version, _), run in zip(others, running, strict=True):
+        for name, run in running:
             code, output = run.result()
-            print(f"\n== unit tests on {version}\n{output}", flush=True)
+            print(f"\n== {name}\n{output}", flush=True)
             if code != 0:
-                failed.append(f"unit tests on {version}")
-    count = len(steps) + len(others)
+                failed.append(name)
+    count = len(here) + len(beside)
     print(f"\n{count - len(failed)} of {count} checks passed in {time.monotonic() - began:.0f} s", flush=True)
     if failed:
         print("failed: " + ", ".join(failed))
     return 1 if failed else 0
 
 
-def _quietly(command: list[str | Path], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command with what the other ones leave of the machine; return its status and all that it said."""
-    nice: list[str | Path] = ["nice", "-n", "10"] if shutil.which("nice") else []
+def _checks(*, deep: bool, fast: bool) -> tuple[list[Check], list[Check]]:
+    """Return what is run one after the other, and what beside it; each half takes about as long as the other."""
+    bin_ = VENV / "bin"
+    checks: list[Check] = [
+        ("format", [bin_ / "ruff", "format", "--check", "."]),
+        ("lint", [bin_ / "ruff", "check", "."]),
+        ("types", [bin_ / "mypy"]),
+        ("layers", [bin_ / "lint-imports", "--no-cache"]),
+    ]
+    tests: list[str | Path] = [bin_ / "python", "-m", "pytest", "-rs", *(("--deep",) if deep else ()), "-m"]
+    if fast:
+        return [*checks, ("tests", [*tests, "not process and not peer and not deep"])], []
+    others = _other_pythons()
+    but = "" if deep else " and not deep"
+    here = [*checks, ("tests", [*tests, f"not process{but}"]), *others[:1]]
+    return here, [("tests of real processes", [*tests, f"process{but}"]), *others[1:]]
+
+
+def _quietly(command: Sequence[str | Path], environment: dict[str, str]) -> tuple[int, str]:
+    """Run a command; return its status and all that it said."""
     done = subprocess.run(
-        [*nice, *command], cwd=HERE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=HERE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return done.returncode, done.stdout
 
@@ -171,10 +185,10 @@ def install_peers() -> bool:
     return done.returncode == 0
 
 
-def _other_pythons() -> list[tuple[str, list[str | Path]]]:
-    """Prepare a virtual environment for each other supported Python; return its unit test commands."""
+def _other_pythons() -> list[Check]:
+    """Prepare a virtual environment for each other supported Python; return its unit tests."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    found = []
+    found: list[Check] = []
     for version in OTHER_PYTHONS:
         python = _find_python(version)
         if version == own:
@@ -186,7 +200,7 @@ def _other_pythons() -> list[tuple[str, list[str | Path]]]:
         install(venv, python, DEV_LOCK)
         marks = "not process and not peer and not deep"
         command: list[str | Path] = [venv / "bin" / "python", "-m", "pytest", "-m", marks]
-        found.append((version, command))
+        found.append((f"unit tests on {version}", command))
     return found
 
 
