@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -23,15 +24,27 @@ from gatepost.aio.clock import SystemClock
 from gatepost.aio.drive import Wire
 from gatepost.aio.listen import BATCH, Limits, Listener
 from gatepost.aio.resolve import Resolver, system_servers
-from gatepost.aio.tls import Pair, TlsHolder, TlsUnusable, client_context, self_signed, write_pair
+from gatepost.aio.tls import Clients, Pair, TlsHolder, TlsUnusable, client_context, self_signed, write_pair
+from gatepost.backupmx.callahead import CallAhead
+from gatepost.backupmx.join import PATH as JOIN_PATH
+from gatepost.backupmx.join import Doorman
+from gatepost.backupmx.joined import folder_of as backups_folder
+from gatepost.backupmx.kept import Kept, KeyUnusable, read_key
+from gatepost.backupmx.kept import folder_of as kept_folder
+from gatepost.backupmx.known import KnownRecipients
+from gatepost.backupmx.publish import Publisher, accounts_decide
+from gatepost.backupmx.pull import PATH as RECIPIENTS_PATH
+from gatepost.backupmx.pull import Puller
 from gatepost.base.clock import Clock, Instant
 from gatepost.base.envelope import Envelope
 from gatepost.base.ids import MailId, Minter
 from gatepost.base.ports import Log
 from gatepost.blobs.bodies import Blobs
+from gatepost.blobs.known import admit
 from gatepost.blobs.spool import Spool, SpoolBudget
 from gatepost.codec.mail.header import HeaderBlock
-from gatepost.config import Config, Kind, split_address
+from gatepost.codec.recipients import Keys
+from gatepost.config import PORTS, ClientCertificates, Config, Kind, Role, bound, split_address
 from gatepost.databases import Databases
 from gatepost.db.unit import NotCommitted
 from gatepost.diary.refused.counts import Refusals
@@ -52,7 +65,7 @@ from gatepost.gate.redirect import redirected
 from gatepost.gate.release import keep_releasing
 from gatepost.gate.settings import GateSettings
 from gatepost.gate.tarpit import places
-from gatepost.intake import lmtp, mx, submission
+from gatepost.intake import lmtp, local, mx, offline, submission
 from gatepost.intake import ports as intake
 from gatepost.intake.auth import Throttle
 from gatepost.judge.content import SimpleScanner
@@ -64,11 +77,18 @@ from gatepost.logs import set_level
 from gatepost.policy.action import ToMailbox
 from gatepost.policy.policy import Policy
 from gatepost.policy.rules import load as load_rules
+from gatepost.policy.watch import watch as watch_tables
+from gatepost.queue.atrest import AtRest, keys_of
 from gatepost.queue.bounce import Filed, Reporter
+from gatepost.queue.settings import Unproven
 from gatepost.queue.settle import Settler
+from gatepost.queue.verbs import retry_all
 from gatepost.queue.work import Worker as QueueWorker
 from gatepost.relay.assurance import Assurer
 from gatepost.relay.deliver import Relay, TlsContexts, read_logins
+from gatepost.relay.mtasts import Policies
+from gatepost.relay.mtasts import folder_of as policies_folder
+from gatepost.relay.program import Programs
 from gatepost.relay.route import Router
 from gatepost.store.describe import describe
 from gatepost.store.mailbox import Mailboxes
@@ -77,8 +97,9 @@ from gatepost.view import pop3
 from gatepost.view.imap.serve import serve as serve_imap
 from gatepost.view.news import MailboxNews
 from gatepost.view.services import Services as ViewServices
+from gatepost.web import mtasts
 from gatepost.web import serve as web
-from gatepost.web.page import Site
+from gatepost.web.page import Page, Site
 
 DRAIN_S: Final = 30.0
 SWEEP_S: Final = 600.0
@@ -97,6 +118,9 @@ _TOTAL: Final = {
     Kind.IMAP: Limits(10_000, 30, 120),
     Kind.IMAPS: Limits(10_000, 30, 120),
 }
+
+LOCAL: Final = Limits(200, 0, 0)
+LOCAL_LOOK_S: Final = 30.0
 
 RENEWED: Final = frozenset(("tls", "gate", "intake", "judge", "policy", "view", "diary", "web"))
 """Sections of the configuration that SIGHUP applies whole; of `server` it applies the log level."""
@@ -117,10 +141,13 @@ class Worker:
         self._mint = mint
         self._clock: Clock = SystemClock()
         self._listeners: list[Listener] = []
+        self._local: tuple[Listener, socket.socket] | None = None
+        """For the programs of this machine."""
         self._live: defaultdict[str, set[Wire]] = defaultdict(set)
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusals = Refusals(config.diary)
         self._queue: QueueWorker
+        self._reporter: Reporter
         self._intake: intake.Services
         self._view: ViewServices
         self._web: web.Services
@@ -129,6 +156,7 @@ class Worker:
         """Build everything and begin to accept; raises what a wrong setting raises."""
         config = self._config
         self._certificates = await asyncio.to_thread(open_certificates, config, self._clock, self._log)
+        self._asking = _asking(config, self._certificates, self._clock)
         self._resolver = Resolver(
             _servers(config.resolver.servers) or system_servers(),
             clock=self._clock,
@@ -174,13 +202,18 @@ class Worker:
         await self._build_path()
         for name, listening in sockets.items():
             self._listen(name, listening)
+        if self._slot == 0:
+            self._listen_here()
 
     async def run(self) -> None:
         """Work until `drain`."""
         jobs = [self._gate.run(), self._queue.run(), self._flush_refusals(), self._rotate_tickets()]
         jobs += [self._dns_lists.watch(), self._sync.run(self._gate, self._databases.gate)]
+        jobs.append(watch_tables(self._policy, self._log, asyncio.sleep))
         if self._slot == 0:
-            jobs += [self._sweep(), self._release(), self._bgp.run(), self._lists.run()]
+            jobs += [self._take_left(), self._sweep(), self._release(), self._bgp.run(), self._lists.run()]
+        if self._puller is not None:
+            jobs.append(self._puller.run())
         for job in jobs:
             self._own(job)
         self._drained = asyncio.Event()
@@ -192,11 +225,18 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             for listener in self._listeners:
                 group.create_task(listener.drain(grace))
+            if self._local is not None:
+                listener, sock = self._local
+                listener.stop()
+                sock.close()  # who comes now leaves its mail in the folder
+                group.create_task(listener.drain(grace))
             group.create_task(self._queue.stop())
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ahead.close()
         await self._write_refusals()
+        await self._policies.close()
         await self._resolver.close()
         await self._list_resolver.close()
         self._drained.set()
@@ -213,7 +253,8 @@ class Worker:
             self._lists.renew(config.feeds.lists)
         await self._gate.reload(_in_bounds(config.gate))
         try:
-            self._certificates.reload(self._clock.now(), pairs or None)
+            for each in (*self._asking.values(), self._certificates):
+                each.reload(self._clock.now(), pairs or None)
         except TlsUnusable:
             await self._gate.reload(_in_bounds(self._config.gate))
             raise
@@ -238,15 +279,25 @@ class Worker:
     # --- building -------------------------------------------------------------------------------------------
 
     async def _build_ground(self) -> None:
-        config, mail = self._config, self._databases.mail
+        config = self._config
+        keys = await asyncio.to_thread(keys_of, config.queue)
+        await admit(self._databases.mail, keys, self._clock.now())
+        if keys.first is not None:
+            self._databases = replace(self._databases, mail=AtRest(self._databases.mail, keys))
+        mail = self._databases.mail
         self._minter = Minter(self._mint)
-        self._blobs = Blobs(mail, config.data_dir / "bodies")
+        self._blobs = Blobs(mail, config.data_dir / "bodies", keys=keys, compress=config.queue.compression)
         self._mailboxes = Mailboxes(mail, self._blobs, self._minter)
         hasher = await asyncio.to_thread(Hasher, config.accounts)
         self._directory = Directory(mail, hasher, self._clock, config.accounts)
         self._doorkeeper = Doorkeeper(config.gate.bans, self._gate)
-        self._throttle = Throttle(config.intake, self._doorkeeper)
+        self._throttle = Throttle(config.intake, self._doorkeeper, ours=self._is_backup)
         self._budget = SpoolBudget(config.intake.spool_memory, config.intake.spool_disk)
+
+    def _is_backup(self, ip: str) -> bool:
+        """Tell whether a client is one of our other mail servers, which brings mail of strangers."""
+        backups = self._config.gate.backups
+        return bool(backups) and bool(ip) and _networks(backups).holds(*number_of(ip.partition("%")[0]))
 
     async def _build_path(self) -> None:
         config, mail = self._config, self._databases.mail
@@ -257,7 +308,7 @@ class Worker:
         seal = Seal(StoredKeys(mail, key_file))
         self._queue = self._build_queue(seal)
         names = ResolvedNames(self._resolver)
-        self._judge = Judge(config.judge, config.hostname, names, _scanner(config), self._log)
+        self._judge = Judge(config.judge, config.hostname, names, _scanner(config), self._log, ours=self._is_backup)
         self._intake = intake.Services(
             settings=config.intake,
             hostname=config.hostname,
@@ -281,6 +332,8 @@ class Worker:
             pause=asyncio.sleep,
             crowded=self._crowded,
             queue=self._queue,
+            verify=self._build_backup(),
+            reports=self._reporter,
         )
         self._view = ViewServices(
             settings=config.view,
@@ -299,11 +352,76 @@ class Worker:
 
     def _site(self) -> Site:
         """Return the pages of the web listener, by method and path."""
-        return Site({})
+        policy = mtasts.page(lambda: self._config.tls.mta_sts, self._config.hostname, self._directory.is_local)
+        pages: dict[tuple[str, str], Page] = {("GET", mtasts.PATH): policy}
+        if self._config.server.role is Role.PRIMARY:
+            pages["GET", RECIPIENTS_PATH] = self._publisher().page
+            pages["POST", JOIN_PATH] = self._doorman().page
+        return Site(pages)
+
+    def _publisher(self) -> Publisher:
+        """Return what tells backups whom there is mail for."""
+        config = self._config
+        return Publisher(
+            self._databases.mail,
+            self._directory,
+            backups_folder(config.data_dir),
+            server=config.hostname,
+            separator=config.accounts.detail_separator,
+            size=lambda: self._config.intake.max_size,
+            complete=lambda: accounts_decide(self._config.policy),
+            clock=self._clock,
+            log=self._log,
+        )
+
+    def _doorman(self) -> Doorman:
+        """Return what lets backups join that were invited."""
+        config = self._config
+        return Doorman(
+            self._databases.mail,
+            backups_folder(config.data_dir),
+            server=config.hostname,
+            size=lambda: self._config.intake.max_size,
+            sync=lambda: self._config.feeds.sync,
+            backups=lambda: self._config.gate.backups,
+            clock=self._clock,
+            log=self._log,
+        )
+
+    def _build_backup(self) -> intake.Verify | None:
+        """Return what knows, on a backup, whom the primary has mail for."""
+        config = self._config
+        self._ahead = CallAhead(self._relay.reach, config.backup, clock=self._clock, log=self._log)
+        self._puller: Puller | None = None
+        if config.server.role is not Role.BACKUP_MX:
+            return None
+        kept = self._build_puller() if config.backup.primary else None
+        return KnownRecipients(config.backup, kept, self._ahead, clock=self._clock).check
+
+    def _build_puller(self) -> Kept | None:
+        """Return the list that a backup has; without a key there is none, and the primary is asked."""
+        config, folder = self._config, kept_folder(self._config.data_dir)
+        try:
+            keys = Keys.derive(read_key(config.backup.key_file))
+            if self._slot == 0:
+                self._puller = Puller(
+                    config.backup,
+                    config.backup.name or config.hostname,
+                    folder,
+                    keys,
+                    clock=self._clock,
+                    log=self._log,
+                    returned=lambda: retry_all(self._databases.mail, self._clock.now()),
+                    size=config.intake.max_size,
+                )
+        except (KeyUnusable, OSError) as wrong:
+            self._log.error("recipients_not_pulled", problem=str(wrong), text="The primary is asked about each.")
+            return None
+        return Kept(folder, keys, clock=self._clock, log=self._log)
 
     def _build_queue(self, seal: Seal) -> QueueWorker:
         config = self._config
-        reporter = Reporter(
+        self._reporter = Reporter(
             config.queue,
             self._blobs,
             self._policy,
@@ -314,6 +432,7 @@ class Worker:
             hostname=config.hostname,
             postmaster=config.accounts.postmaster or f"postmaster@{config.hostname}",
             log=self._log,
+            unproven=_unproven(config),
         )
         router = Router(
             config.relay,
@@ -321,6 +440,13 @@ class Worker:
             own_names=(config.hostname,),
             own_ips=_own_ips(config),
             shuffle=random.SystemRandom().shuffle,
+        )
+        self._policies = Policies(
+            self._resolver,
+            policies_folder(config.data_dir),
+            clock=self._clock,
+            log=self._log,
+            allow_loopback=config.relay.allow_loopback,
         )
         relay = Relay(
             config.relay,
@@ -331,13 +457,14 @@ class Worker:
             log=self._log,
             contacts=self._gate,
             logins=read_logins(config.relay.credentials),
-            assurer=Assurer(config.relay, self._resolver),
+            assurer=Assurer(config.relay, self._resolver, self._policies),
         )
+        self._relay = relay
         return QueueWorker(
             self._databases.mail,
             self._blobs,
-            relay,
-            Settler(config.queue, self._blobs, reporter, self._log),
+            Programs(relay, self._log, time_limit=config.relay.program_time, subaddress=config.policy.subaddress),
+            Settler(config.queue, self._blobs, self._reporter, self._log, unproven=_unproven(config)),
             settings=config.queue,
             sending=config.relay,
             minter=self._minter,
@@ -361,13 +488,40 @@ class Worker:
                 limits=_limits(kind, self._config),
                 name=name,
                 log=self._log,
-                tls=self._certificates if kind.implicit_tls else None,
+                tls=self._asking.get(name, self._certificates) if kind.implicit_tls else None,
                 busy=_BUSY.get(kind, b""),
                 balancers=_balancers(settings.proxy),
                 redirected=kind is Kind.SPAMD,
+                exempt=self._is_backup if kind in (Kind.MX, Kind.HTTPS) else None,
             )
             listener.start()
             self._listeners.append(listener)
+
+    def _listen_here(self) -> None:
+        """Listen for programs of this machine (`sendmail`); without a folder to do so we serve the network only."""
+        folder = local.local_dir(self._config.intake.local_dir, self._config.data_dir)
+        try:
+            offline.prepare(folder)
+            sock = local.listen_at(folder / offline.SOCKET)
+        except OSError as error:
+            self._log.error("local_socket_not_open", folder=str(folder), error=str(error))
+            return
+
+        def accept(wire: Wire) -> Coroutine[object, object, None]:
+            return local.serve(wire, self._intake, wire.peer_uid)
+
+        listener = Listener(sock, accept, limits=LOCAL, name=local.LISTENER, log=self._log, busy=BUSY)
+        listener.start()
+        self._local = listener, sock
+
+    async def _take_left(self) -> None:
+        """Take in what `sendmail` has left while we were away, or when our socket was full."""
+        folder = local.local_dir(self._config.intake.local_dir, self._config.data_dir)
+        while True:
+            outcome = await local.take_all(self._intake, folder)
+            if outcome.taken or outcome.refused:
+                self._log.info("local_mail_taken", mails=outcome.taken, refused=outcome.refused)
+            await asyncio.sleep(LOCAL_LOOK_S)
 
     def _accept(self, wire: Wire, kind: Kind, name: str, tag: str) -> Coroutine[object, object, None] | None:
         """Ask the gate, then hand the wire to who speaks its protocol."""
@@ -435,17 +589,21 @@ class Worker:
             self._gate.closed(wire.peer_ip, kind.value, decision)
 
     def _session(self, wire: Wire, kind: Kind, name: str, tag: str) -> Coroutine[object, object, None]:
+        receiving, reading = self._intake, self._view
+        if name in self._asking:  # STARTTLS finds its certificates there
+            receiving = replace(receiving, certificates=self._asking[name])
+            reading = replace(reading, certificates=self._asking[name])
         match kind:
             case Kind.MX:
-                return mx.serve(wire, self._intake, listener=name, tag=tag)
+                return mx.serve(wire, receiving, listener=name, tag=tag)
             case Kind.SUBMISSION | Kind.SUBMISSIONS:
-                return submission.serve(wire, self._intake, listener=name, tag=tag)
+                return submission.serve(wire, receiving, listener=name, tag=tag)
             case Kind.LMTP:
-                return lmtp.serve(wire, self._intake, listener=name, tag=tag)
+                return lmtp.serve(wire, receiving, listener=name, tag=tag)
             case Kind.IMAP | Kind.IMAPS:
-                return serve_imap(wire, self._view)
+                return serve_imap(wire, reading)
             case Kind.POP3 | Kind.POP3S:
-                return pop3.serve(wire, self._view)
+                return pop3.serve(wire, reading)
             case Kind.HTTPS:
                 return web.serve(wire, self._web)
             case Kind.SPAMD:
@@ -508,7 +666,8 @@ class Worker:
     async def _rotate_tickets(self) -> None:
         while True:
             await asyncio.sleep(12 * 3600)
-            self._certificates.rotate()
+            for each in (*self._asking.values(), self._certificates):
+                each.rotate()
 
     async def _sweep(self) -> None:
         """Do what one process does for all: old stories, orphaned files, interrupted deletions."""
@@ -569,6 +728,18 @@ def open_certificates(config: Config, clock: Clock, log: Log) -> TlsHolder:
     return TlsHolder(pairs, clock.now())
 
 
+def _asking(config: Config, certificates: TlsHolder, clock: Clock) -> Mapping[str, TlsHolder]:
+    """Return the certificates of the listeners that ask for those of their clients; raises TlsUnusable."""
+    return {
+        name: certificates.asking(
+            Clients(Path(each.client_authorities), required=each.client_certificates is ClientCertificates.REQUIRE),
+            clock.now(),
+        )
+        for name, each in config.listeners.items()
+        if each.client_certificates is not ClientCertificates.NO
+    }
+
+
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Keep other processes of ours out of a folder meanwhile."""
@@ -587,6 +758,16 @@ def unrenewed(old: Config, new: Config) -> tuple[str, ...]:
     kept["server"] = replace(new.server, log_level=old.server.log_level)
     kept["feeds"] = replace(new.feeds, bgp=old.feeds.bgp, lists=old.feeds.lists)
     return tuple(name for name in names if kept[name] != getattr(old, name))
+
+
+@lru_cache(maxsize=4)
+def _networks(texts: tuple[str, ...]) -> Networks:
+    return Networks.of(map(parse_prefix, texts))
+
+
+def _unproven(config: Config) -> Unproven:
+    """Return what becomes of mail that fails and whose sender may be forged: only a backup has much of it."""
+    return config.backup.bounces if config.server.role is Role.BACKUP_MX else Unproven.DISCARD
 
 
 async def _nothing() -> None:
@@ -631,5 +812,6 @@ def _own_ips(config: Config) -> tuple[str, ...]:
     found = []
     for name, listener in config.listeners.items():
         if listener.kind is Kind.MX:
-            found += [split_address(each, 25, ("listen", name))[0] for each in listener.address]
+            for each in listener.address:
+                found += [ip for ip, _ in bound(each, PORTS[Kind.MX], ("listen", name))]
     return tuple(ip for ip in found if ip not in ("0.0.0.0", "::"))  # noqa: S104  (compared, not bound)

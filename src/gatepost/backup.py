@@ -20,6 +20,8 @@ import apsw
 
 from gatepost.base.clock import Clock
 from gatepost.blobs.bodies import Blobs, Progress
+from gatepost.blobs.keys import NO_KEYS, Keys
+from gatepost.blobs.known import named_in
 from gatepost.databases import MAIL_SCHEMAS, gate_path, mail_path
 from gatepost.db.sqlite import open_database
 from gatepost.store.verbs import renew_uidvalidity
@@ -51,10 +53,14 @@ def back_up(data_dir: Path, target: Path, clock: Clock, say: Say) -> None:
             shutil.copy2(data_dir / name, target / name)
     if (data_dir / "tls").exists():
         shutil.copytree(data_dir / "tls", target / "tls", dirs_exist_ok=True)
-    manifest = {"format": FORMAT, "at": clock.now(), "large_bodies": count}
+    keys = named_in(mail_path(target))
+    manifest = {"format": FORMAT, "at": clock.now(), "large_bodies": count, "encrypted_under": keys}
     (target / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     _sync(target)
     say(f"{target} is a whole backup; keep secret.key as safe as the mail itself")
+    if keys:
+        say(f"mail in it is encrypted under {', '.join(keys)}, and the file of [queue] encryption_key_file is NOT")
+        say("in it: without that file nobody reads this mail again; keep a copy of it in another place")
 
 
 def restore(source: Path, data_dir: Path, clock: Clock, say: Say) -> None:
@@ -78,6 +84,8 @@ def restore(source: Path, data_dir: Path, clock: Clock, say: Say) -> None:
             shutil.copy2(entry, data_dir / entry.name)
     count = asyncio.run(_renew(data_dir, clock))
     say(f"restored; the mailboxes of {count} accounts have new UIDVALIDITYs")
+    if keys := named_in(mail_path(data_dir)):
+        say(f"to read it, [queue] encryption_key_file must have the keys {', '.join(keys)}")
 
 
 async def _renew(data_dir: Path, clock: Clock) -> int:
@@ -88,17 +96,23 @@ async def _renew(data_dir: Path, clock: Clock) -> int:
         await database.close()
 
 
-async def verify(data_dir: Path, clock: Clock, progress: Progress) -> list[str]:
-    """Check both databases and read every body of a stopped server or a backup; return what is wrong."""
+async def verify(data_dir: Path, clock: Clock, progress: Progress, keys: Keys = NO_KEYS) -> list[str]:
+    """Check both databases and read every body of a stopped server or a backup; return what is wrong.
+
+    What is encrypted under a key that is not among `keys` counts as wrong: nobody can say that it is not.
+    """
     wrong: list[str] = []
     for path in (mail_path(data_dir), gate_path(data_dir)):
         if path.exists():
             wrong += [f"{path.name}: {found}" for found in _quick_check(path)]
     if wrong:
         return wrong
+    if missing := [name for name in named_in(mail_path(data_dir)) if keys.key(name) is None]:
+        why = f"bodies are encrypted under {', '.join(missing)}, and cannot be checked"
+        return [f"{why}: give -c with a configuration whose encryption_key_file has that key"]
     database = await open_database(mail_path(data_dir), MAIL_SCHEMAS, steady=clock.steady)
     try:
-        damaged = await Blobs(database, data_dir / "bodies").check_all(progress)
+        damaged = await Blobs(database, data_dir / "bodies", keys=keys).check_all(progress)
     finally:
         await database.close()
     return [f"body {name} is damaged or missing" for name in damaged]
@@ -120,7 +134,7 @@ def _copy_files(data_dir: Path, target: Path) -> int:
     count = 0
     for path in sorted((data_dir / "bodies").glob("??/*")):
         copy = target / "bodies" / path.parent.name / path.name
-        if path.suffix or copy.exists():
+        if path.suffix == ".new" or copy.exists():
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:

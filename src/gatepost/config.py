@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from gatepost.accounts.settings import AccountSettings
+from gatepost.aio import interface
+from gatepost.backupmx.settings import BackupSettings
 from gatepost.base.settings import BadSetting, fill
 from gatepost.diary.settings import DiarySettings
 from gatepost.feeds.settings import FeedSettings
@@ -27,10 +29,12 @@ from gatepost.policy.settings import PolicySettings
 from gatepost.queue.settings import QueueSettings
 from gatepost.relay.settings import RelaySettings
 from gatepost.view.settings import ViewSettings
+from gatepost.web.mtasts import OwnPolicySettings
 from gatepost.web.settings import WebSettings
 
 _TABLE: Final = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+_INTERFACE: Final = re.compile(r"(?=.*[^0-9.])[^:/\s\[\]]{1,15}")  # netdevice(7): IFNAMSIZ is 16
 _SYNTAX_LINE: Final = re.compile(r"\(at line ([0-9]+)")
 
 
@@ -76,6 +80,14 @@ PORTS: Final = {
     Kind.HTTPS: 443,
     Kind.SPAMD: 8025,
 }
+
+
+class ClientCertificates(Enum):
+    """Whether the clients of a listener show certificates."""
+
+    NO = "no"
+    ASK = "ask"
+    REQUIRE = "require"
 
 
 class Role(Enum):
@@ -130,7 +142,8 @@ class ListenSettings:
 
     address: tuple[str, ...] = ("0.0.0.0", "::")  # noqa: S104  (a mail server is there for everybody)
     """Addresses, each with or without a port: `192.0.2.1`, `192.0.2.1:2525`, `[2001:db8::1]:25`; port 0 lets the
-    system choose."""
+    system choose. The name of an interface, `eth0` or `eth0:2525`, stands for all addresses that it has at the
+    start, but link-local ones."""
 
     tag: str = ""
     """A word that rules can ask for: `match = { tag = "SPAM_IN" }`."""
@@ -138,6 +151,14 @@ class ListenSettings:
     proxy: tuple[str, ...] = ()
     """Networks of balancers whose connections begin with a PROXY header (version 1 or 2) that is believed, e.g.
     `192.0.2.10/32`; name only those that always send one."""
+
+    client_certificates: ClientCertificates = ClientCertificates.NO
+    """Whether clients show a certificate in their TLS handshake: `no`, `ask` (whose holds is named in the Received
+    field and the mail's story; whose does not is refused) or `require`, where there is no way around TLS. Not for
+    kind mx. Rules know such clients by the listener's `tag`."""
+
+    client_authorities: str = ""
+    """A PEM file with the authorities whose certificates count. It is read again with the server's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +178,9 @@ class TlsSettings:
 
     certificates: tuple[CertificateSettings, ...] = ()
     """The certificates; the first serves those who ask for no name, or an unknown one."""
+
+    mta_sts: OwnPolicySettings = field(default_factory=OwnPolicySettings)
+    """What other mail servers are told of the TLS of our domains (MTA-STS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +213,7 @@ class Config:
     diary: DiarySettings = field(default_factory=DiarySettings)
     feeds: FeedSettings = field(default_factory=FeedSettings)
     web: WebSettings = field(default_factory=WebSettings)
+    backup: BackupSettings = field(default_factory=BackupSettings)
 
     @property
     def hostname(self) -> str:
@@ -235,7 +260,8 @@ def parse(text: str, path: Path) -> Config:
         config = fill(Config, given)
         for name, listener in config.listen.items():
             for at, address in enumerate(listener.address):
-                split_address(address, PORTS[listener.kind], ("listen", name, "address", at))
+                bound(address, PORTS[listener.kind], ("listen", name, "address", at))
+            _check_clients(listener, ("listen", name))
             for at, network in enumerate(listener.proxy):
                 parse_network(network, ("listen", name, "proxy", at))
         _check_kernel(config)
@@ -244,13 +270,31 @@ def parse(text: str, path: Path) -> Config:
     return config
 
 
+def _check_clients(listener: ListenSettings, path: tuple[str, ...]) -> None:
+    """See that certificates of clients can be checked, and that who must show one cannot go without TLS."""
+    asked = listener.client_certificates
+    if (asked is ClientCertificates.NO) != (not listener.client_authorities):
+        why = "client_certificates and client_authorities go together"
+        raise BadSetting((*path, "client_certificates"), why, "give both, or neither")
+    if asked is not ClientCertificates.NO and listener.kind is Kind.MX:
+        why = "mail servers show certificates of many authorities, and would be refused"
+        raise BadSetting((*path, "client_certificates"), why, "listen as submission or submissions for this")
+    if asked is ClientCertificates.REQUIRE and not (listener.kind.implicit_tls or listener.kind is Kind.SUBMISSION):
+        why = (
+            f"a listener of kind {listener.kind.value} can be used without TLS, so it cannot require a certificate"
+        )
+        remedy = "ask for one, or listen as submission, submissions, imaps, pop3s or https"
+        raise BadSetting((*path, "client_certificates"), why, remedy)
+
+
 def _check_kernel(config: Config) -> None:
     """See that somebody listens where the kernel redirects to: else unknown senders would be refused."""
     port = config.gate.kernel.port
     taken = any(
-        split_address(address, PORTS[each.kind], ("listen",))[1] == port
+        here == port
         for each in config.listeners.values()
         for address in each.address
+        for _, here in bound(address, PORTS[each.kind], ("listen",))
     )
     if config.gate.kernel.mode is KernelMode.NFTABLES and not taken:
         remedy = f'add [listen.gate] with kind = "mx" and address = ["0.0.0.0:{port}", "[::]:{port}"]'
@@ -260,6 +304,18 @@ def _check_kernel(config: Config) -> None:
 def located(wrong: BadSetting, text: str, path: Path) -> ConfigError:
     """Turn a mistake into words with file and line."""
     return ConfigError(path, line_of(text, wrong.path), str(wrong))
+
+
+def bound(text: str, port: int, path: tuple[str | int, ...]) -> tuple[tuple[str, int], ...]:
+    """Return what a listener's address means: an address and port, of an interface several; raises BadSetting."""
+    name, _, given = text.partition(":")
+    if _INTERFACE.fullmatch(name) is None or text.count(":") > 1:
+        return (split_address(text, port, path),)
+    known = interface.addresses()
+    if name not in known:
+        remedy = f"write 192.0.2.1, 192.0.2.1:25, [2001:db8::1]:25, or one of {', '.join(known)}"
+        raise BadSetting(path, f"{name!r} is not an address, nor an interface that has one", remedy)
+    return tuple(split_address(f"[{ip}]:{given}", port, path) for ip in known[name])
 
 
 def split_address(text: str, port: int, path: tuple[str | int, ...]) -> tuple[str, int]:

@@ -26,7 +26,8 @@ from gatepost.aio.worker import run as run_loop
 from gatepost.app import Sockets, Worker
 from gatepost.base.ports import Log
 from gatepost.base.settings import BadSetting
-from gatepost.config import PORTS, Config, ConfigError, Kind, load, split_address
+from gatepost.blobs.known import KeyRefused, check_named
+from gatepost.config import PORTS, Config, ConfigError, Kind, bound, load, located
 from gatepost.databases import GATE_SCHEMAS, MAIL_SCHEMAS, Databases, gate_path, mail_path
 from gatepost.db.client import KeeperClient, tables_made
 from gatepost.db.door import Door
@@ -41,6 +42,7 @@ from gatepost.gate.kernel.rules import Ports
 from gatepost.gate.kernel.settings import KernelMode
 from gatepost.gate.table import BadEntry, TableFull
 from gatepost.logs import configure
+from gatepost.queue.atrest import keys_of
 from gatepost.queue.verbs import take_over
 
 KEEPERS: Final[Mapping[str, tuple[Callable[[Path], Path], tuple[Schema, ...], bool]]] = {
@@ -55,11 +57,13 @@ def plan(config: Config) -> Plan:
     listeners = tuple(
         TcpPlan(
             name,
-            *split_address(address, PORTS[each.kind], ("listen", name, "address", at)),
+            host,
+            port,
             each.kind is Kind.MX and not each.proxy,  # all clients of a balancer come from one source
         )
         for name, each in config.listeners.items()
         for at, address in enumerate(each.address)
+        for host, port in bound(address, PORTS[each.kind], ("listen", name, "address", at))
     )
     return Plan(
         data_dir=str(config.data_dir.absolute()),
@@ -74,6 +78,7 @@ def plan(config: Config) -> Plan:
 def generation(file: Path) -> int:
     """Be a generation of the server; return the exit status."""
     config = load(file)
+    check_keys(config, file)
 
     def worker(slot: Slot, sockets: Sockets, ready: Ready) -> None:
         log = _log(config, f"worker{slot.index}")
@@ -87,6 +92,17 @@ def generation(file: Path) -> int:
         return not any(in_use(path_of(config.data_dir)) for path_of, _, _ in KEEPERS.values())
 
     return run_generation(Program(worker=worker, keeper=keeper, free=free), EventLines())
+
+
+def check_keys(config: Config, file: Path) -> None:
+    """See that we can read the mail that waits, before anybody is let in; raises ConfigError."""
+    try:
+        check_named(keys_of(config.queue), mail_path(config.data_dir))
+    except KeyRefused as wrong:
+        refused = BadSetting(("queue", "encryption_key_file"), str(wrong))
+        raise located(refused, file.read_text("utf-8"), file) from wrong
+    except BadSetting as wrong:
+        raise located(wrong, file.read_text("utf-8"), file) from wrong
 
 
 def run_keeper(config: Config, name: str, ready: Ready) -> None:
@@ -149,7 +165,7 @@ def kernel_policy(config: Config) -> Policy:
     ports: dict[Kind, list[int]] = {}
     for name, each in config.listeners.items():
         for at, address in enumerate(each.address):
-            port = split_address(address, PORTS[each.kind], ("listen", name, "address", at))[1]
+            port = bound(address, PORTS[each.kind], ("listen", name, "address", at))[0][1]
             if port and port != config.gate.kernel.port:
                 ports.setdefault(each.kind, []).append(port)
     submission = (*ports.get(Kind.SUBMISSION, ()), *ports.get(Kind.SUBMISSIONS, ()))

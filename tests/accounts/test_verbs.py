@@ -138,3 +138,33 @@ def test_settings_that_cannot_stand_are_named() -> None:
     ):
         with pytest.raises(BadSetting, match=key):
             fill(AccountSettings, {key: value})
+
+
+@pytest.mark.row("MT-34", "MT-36")
+@each_engine
+def test_the_mail_of_an_account_goes_elsewhere_with_or_without_a_copy(open_db: OpenDatabase) -> None:
+    async def play() -> None:
+        async with world(open_db) as here:
+            await here.add("ann@example.org")
+
+            async def forward(*to: str, keep: bool = False) -> tuple[str, ...]:
+                return await verbs.forward_user(here.database, "Ann@Example.org", to, NOW, keep=keep)
+
+            assert await forward("ann@mail.example", "ann@work.example") == ("ann@mail.example", "ann@work.example")
+            assert await forward("ann@mail.example", keep=True) == ("ann@mail.example", "Ann@Example.org")
+            (alias,) = await verbs.list_aliases(here.database)
+            assert (alias.address, set(alias.targets)) == (
+                "ann@example.org",
+                {"ann@mail.example", "Ann@Example.org"},
+            )
+            assert await forward("ann@example.org") == ("Ann@Example.org",)
+            for _ in range(2):
+                assert await forward() == ("Ann@Example.org",)
+                assert await verbs.list_aliases(here.database) == ()
+            for bad in (("nobody",), tuple(f"x{n}@far.example" for n in range(verbs.TARGETS_MAX))):
+                with pytest.raises(AccountRefusal):
+                    await forward(*bad)
+            with pytest.raises(AccountRefusal, match="alias add"):
+                await verbs.forward_user(here.database, "bob@example.org", ("x@far.example",), NOW)
+
+    run(play())

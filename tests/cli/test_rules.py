@@ -1,10 +1,12 @@
 """`gatepost rules test` says what the server would decide, and why."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from gatepost import cli
@@ -109,3 +111,32 @@ def test_what_is_no_address_is_refused_with_a_remedy(call: Call, words: tuple[st
     status, out, err = call("rules", "test", *words)
     assert (status, out) == (1, "")
     assert complaint in err
+
+
+def test_a_table_in_a_database_is_asked_and_each_rule_is_looked_at_once(call: Call, tmp_path: Path) -> None:
+    with contextlib.closing(apsw.Connection(str(tmp_path / "users.db"))) as database:
+        database.execute("CREATE TABLE domains (name); INSERT INTO domains VALUES ('hosted.example')")
+    config = tmp_path / "gatepost.toml"
+    table = f'sql = "sqlite://{tmp_path}/users.db"\nquery = "SELECT 1 FROM domains WHERE name = :key"\n'
+    rule = '[[policy.rules]]\nmatch = { from = "any", for = "<hosted>" }\naction = "relay"\n'
+    config.write_text(f"{config.read_text()}{rule}[policy.tables.hosted]\n{table}")
+    status, out, _ = call("rules", "test", "--from", "192.0.2.7", "--rcpt", "x@hosted.example", "--json")
+    said = json.loads(out)
+    assert (status, [look["decides"] for look in said["looks"]]) == (0, [False, False, False, True])
+    assert said["deliveries"] == ["to the MX of hosted.example for x@hosted.example, TLS may"]
+    _, out, _ = call("rules", "test", "--from", "192.0.2.7", "--rcpt", "x@other.example")
+    assert "not for <hosted>: other.example is not ours" in out
+    (tmp_path / "users.db").unlink()
+    _, out, _ = call("rules", "test", "--from", "192.0.2.7", "--rcpt", "x@hosted.example")
+    assert "refused: 451 4.3.0" in out
+
+
+def test_a_program_is_named_with_its_user(call: Call, tmp_path: Path) -> None:
+    config = tmp_path / "gatepost.toml"
+    text = config.read_text().replace(
+        'entries = { all = "ann@here.example, x@far.example" }',
+        "entries = { ticket = \"|/usr/bin/tickets --new\" }\nprograms = true\nuser = 'tickets'",
+    )
+    config.write_text(text)
+    _, out, _ = call("rules", "test", "--from", "127.0.0.1", "--tag", "SPAM_IN", "--rcpt", "ticket@here.example")
+    assert "to the program /usr/bin/tickets --new as tickets" in out

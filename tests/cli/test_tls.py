@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from gatepost import cli
+from gatepost.codec.mtasts import Mode, Policy, read_policy, read_record
+from gatepost.relay.mtasts import Policies
 from tests.support.loop import run
 from tests.support.zone import Fault, Zone
 
@@ -18,6 +20,8 @@ RECORDS = {
     "mx3.far.example": {"A": ["192.0.2.3"]},
     "_25._tcp.mx1.far.example": {"TLSA": ["3 1 1 " + "ab" * 32, "0 0 1 " + "cd" * 32]},
     "_25._tcp.mx3.far.example": {"TLSA": ["3 1 1 " + "ab" * 32]},
+    "_mta-sts.strict.example": {"TXT": ['"v=STSv1; id=7;"']},
+    "strict.example": {"MX": ["10 mx2.far.example."]},
     "nomail.example": {"MX": ["0 ."]},
 }
 
@@ -64,6 +68,26 @@ def test_people_read_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert "    TLSA 3 1 1 abababababababab…\n" in out
 
 
+def test_a_policy_is_told_before_the_servers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def document(self: Policies, domain: str) -> bytes:
+        return Policy(Mode.ENFORCE, 86_400, ("*.far.example",)).document()
+
+    monkeypatch.setattr(Policies, "_document", document)
+    _, out = check("strict.example", capsys)
+    assert out.startswith(
+        "MTA-STS: strict.example has a policy, enforce: id 7, max_age 86400 s, mx *.far.example\n"
+    )
+    (row,) = json.loads(check("strict.example", capsys, "--json")[1])
+    assert (row["asks"], row["mta_sts"]["mode"]) == ("verify", "enforce")
+
+
+def test_a_policy_that_cannot_be_had_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out = check("strict.example", capsys)
+    assert "no MTA-STS: the policy of strict.example cannot be had: mta-sts.strict.example has no address" in out
+
+
 def test_a_domain_without_mail_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = check("nomail.example", capsys)
     assert status == 1
@@ -74,3 +98,44 @@ def test_what_is_no_resolver_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     sys.argv = ["gatepost", "tls", "check", "far.example", "--dns", "nonsense"]
     assert cli.run() == 1
     assert "'nonsense' is no resolver: write 127.0.0.1:53" in capsys.readouterr().err
+
+
+def policy(tmp_path: Path, settings: str, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Ask for our own policy under these settings."""
+    file = tmp_path / "gatepost.toml"
+    file.write_text(f'[server]\nhostname = "mx.here.example"\n{settings}')
+    sys.argv = ["gatepost", "tls", "policy", "Here.example", "--config", str(file), *words]
+    status = cli.run()
+    told = capsys.readouterr()
+    return status, told.out + told.err
+
+
+def test_our_own_policy_is_told_with_the_records_that_announce_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = policy(tmp_path, '[tls.mta_sts]\nmode = "testing"\n', capsys, "--json")
+    assert status == 0
+    told = json.loads(out)
+    announced, where = told["records"]
+    assert read_record([announced.split('"')[1].encode()])
+    assert where == "mta-sts.here.example. IN CNAME mx.here.example."
+    assert read_policy(told["policy"].encode()) == Policy(Mode.TESTING, 604_800, ("mx.here.example",))
+    assert told["served"] is False
+    _, other = policy(tmp_path, '[tls.mta_sts]\nmode = "enforce"\n', capsys, "--json")
+    assert json.loads(other)["records"][0] != announced
+
+
+def test_people_are_told_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out = policy(tmp_path, "", capsys)
+    assert (status, out) == (1, 'gatepost: there is no policy: set [tls.mta_sts] mode = "testing"\n')
+    status, out = policy(tmp_path, '[tls.mta_sts]\nmode = "enforce"\nmx = ["*.example.net"]\n', capsys)
+    assert status == 0
+    assert "\nmx: *.example.net\n" in out
+    assert 'Nobody serves it yet: add [listen.web] with kind = "https".' in out
+
+
+def test_a_policy_that_cannot_stand_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out = policy(tmp_path, '[tls.mta_sts]\nmode = "enforce"\nmx = ["*.*.example"]\n', capsys)
+    assert status != 0
+    assert "'*.*.example' is neither a name nor *.name" in out
+    assert "gatepost.toml:" in out

@@ -35,4 +35,4 @@ def test_what_an_example_has_commented_out_is_good_too(file: Path, tmp_path: Pat
 
 
 def test_there_are_examples() -> None:
-    assert [file.parent.name for file in EXAMPLES] == ["home"]
+    assert [file.parent.name for file in EXAMPLES] == ["daisy-chain", "home"]

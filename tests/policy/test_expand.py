@@ -3,7 +3,8 @@
 import pytest
 
 from gatepost.base.settings import BadSetting
-from tests.policy.world import ANN, STRANGER, People, policy, refusal, route
+from tests.policy.world import ANN, STRANGER, People, address_of, policy, refusal, route
+from tests.support.loop import run
 
 
 def virtual(entries: dict[str, str]) -> dict[str, object]:
@@ -110,7 +111,8 @@ def test_a_table_can_refuse_in_its_own_words() -> None:
     )
     assert refusal(rules, "old@here.example") == (550, "5.1.6")
     assert refusal(rules, "busy@here.example") == (450, "4.1.1")
-    assert refusal(policy(virtual({"old@here.example": "error:250 ok"})), "old@here.example") == (550, "5.1.1")
+    with pytest.raises(BadSetting, match="from 400 to 599"):
+        policy(virtual({"old@here.example": "error:250 ok"}))
 
 
 @pytest.mark.row("MT-23")
@@ -157,3 +159,25 @@ def test_another_mailbox_may_be_chosen() -> None:
         }
     )
     assert route(rules, "joe@here.example", STRANGER) == ["Junk joe"]
+
+
+@pytest.mark.row("MT-31")
+def test_the_same_name_in_several_domains_is_as_many_people() -> None:
+    people = People(
+        accounts=("info@here.example", "info@there.example", "ann@here.example"),
+        domains=("here.example", "there.example"),
+    )
+    assert route(policy(), "info@here.example", people=people) == ["INBOX info"]
+    ids = [
+        [each.account for each in run(policy().route(STRANGER, None, address_of(name), directory=people))]  # type: ignore[union-attr]  # mailboxes only
+        for name in people.accounts[:2]
+    ]
+    assert ids == [[0], [1]]
+    tables = {
+        "tables": {"users": {"entries": {"info@here.example": "ann", "info@there.example": "info"}}},
+        "actions": {"virt": {"do": "deliver", "virtual": "users"}},
+        "rules": [{"match": {"from": "any", "for": "own"}, "action": "virt"}],
+    }
+    assert route(policy(tables), "info@here.example", people=people) == ["INBOX ann"]
+    assert route(policy(tables), "info@there.example", people=people) == ["INBOX info"]
+    assert refusal(policy(tables), "ann@there.example", people=people) == (550, "5.1.1")

@@ -191,7 +191,7 @@ def test_each_condition_can_be_negated(condition: dict[str, object], taken: bool
                 "tables": {"a": {"entries": {"root": "|/bin/sh"}}},
                 "actions": {"x": {"do": "deliver", "alias": "a"}},
             },
-            "programs and files",
+            "may not start programs or write files",
         ),
     ],
 )

@@ -62,6 +62,9 @@ ALIASES: Final = Statement(
     "accounts.aliases",
     "SELECT address, target_local, target_domain FROM alias ORDER BY domain, address, target_key",
 )
+ADDRESSES: Final = Statement(
+    "accounts.addresses", "SELECT address FROM account UNION SELECT address FROM alias ORDER BY address"
+)
 ALIASES_TO: Final = Statement(
     "accounts.aliases_to", "SELECT address FROM alias WHERE target_key = :target ORDER BY address LIMIT 1000"
 )
@@ -99,6 +102,7 @@ STATEMENTS: Final = (
     DEL_ACCOUNT,
     TARGETS,
     ALIASES,
+    ADDRESSES,
     ALIASES_TO,
     ADD_TARGET,
     DEL_ALIAS,

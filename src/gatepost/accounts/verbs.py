@@ -12,7 +12,7 @@ from gatepost.base.address import Address, fold_domain
 from gatepost.base.clock import Instant
 from gatepost.base.ids import Minter
 from gatepost.codec.smtp.grammar import BadAddress, parse_mailbox
-from gatepost.db.unit import Clash, Database, Notice, Params, Step, Unit, Unmet
+from gatepost.db.unit import Clash, Database, Notice, Params, Rows, Step, Unit, Unmet
 
 NOTICE: Final = Notice("accounts")
 TARGETS_MAX: Final = 1_000
@@ -134,6 +134,11 @@ async def list_users(database: Database) -> tuple[Account, ...]:
     return tuple(account_of(row) for row in rows)
 
 
+async def list_addresses(database: Database) -> Rows:
+    """Return the key of each account and alias, one in a row; `@domain` is a catch-all."""
+    return await database.read_long(sql.ADDRESSES, {})
+
+
 async def del_user(database: Database, address: str, now: Instant) -> NewAccount:
     """Return the id of an account and the steps that delete it, to be committed with those of its mailboxes."""
     account = await find_user(database, address)
@@ -162,6 +167,42 @@ async def add_alias(database: Database, address: str, targets: tuple[str, ...], 
         await _commit(database, *steps)
     except Unmet:
         raise AccountRefusal(f"{domain} is not one of our domains: add it first") from None
+
+
+async def forward_user(
+    database: Database, address: str, targets: tuple[str, ...], now: Instant, *, keep: bool = False
+) -> tuple[str, ...]:
+    """Let the mail of an account go to `targets` in place of what was said before, with `keep` also to its mailbox.
+
+    No targets: to the mailbox alone. Returns where it goes now.
+    """
+    if len(targets) >= TARGETS_MAX:
+        raise AccountRefusal(f"mail is forwarded to {TARGETS_MAX - 1} addresses at most")
+    own = parse_address(address)
+    if not await database.read(sql.ACCOUNT, {"address": own.key}):
+        raise AccountRefusal(
+            f"there is no account {address}: an address without one is an alias (gatepost alias add)"
+        )
+    given = {each.key: each for each in map(parse_address, targets)}
+    if not given.keys() - {own.key}:
+        given = {}
+    elif keep:
+        given[own.key] = own
+    steps = []
+    if await database.read(sql.TARGETS, {"address": own.key}):
+        steps.append(Step(sql.DEL_ALIAS, {"address": own.key}))
+    for target in given.values():
+        params: Params = {
+            "address": own.key,
+            "domain": fold_domain(own.domain),
+            "target_key": target.key,
+            "target_local": target.local,
+            "target_domain": target.domain,
+        }
+        steps.append(Step(sql.ADD_TARGET, params))
+    if steps:
+        await _commit(database, *steps)
+    return tuple(str(each) for each in given.values()) or (str(own),)
 
 
 async def list_aliases(database: Database) -> tuple[Alias, ...]:

@@ -56,6 +56,7 @@ class Wire(asyncio.Protocol):
     """One TCP or Unix connection, plain or TLS.
 
     `peer_ip` is normalised text (a v4-mapped IPv6 address is the IPv4 one); on a Unix socket it is 127.0.0.1.
+    `peer_uid` is the user who connected to a Unix socket, as the kernel says; else -1.
     `goodbye` is what may be said to the peer when the server drains while the session waits in `read`, e.g. a 421
     line; the session empties it for as long as it must not be interrupted. `courtesy` is for how many seconds it is
     not said yet: what a client came for, it may still do. `probe`: a balancer connected to see whether we live.
@@ -86,6 +87,7 @@ class Wire(asyncio.Protocol):
         "local_port",
         "peer_ip",
         "peer_port",
+        "peer_uid",
         "probe",
         "tick",
         "tls",
@@ -105,6 +107,7 @@ class Wire(asyncio.Protocol):
         """
         self.peer_ip = self.local_ip = ""
         self.peer_port = self.local_port = 0
+        self.peer_uid = -1
         self.tls: Tls | None = None
         self.goodbye = b""
         self.courtesy = 0.0

@@ -24,6 +24,8 @@ class Fetched:
     octets: bytes
     etag: str = ""
     last_modified: str = ""
+    type: str = ""
+    """Its Content-Type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,21 @@ class Unchanged:
 
 
 async def fetch(
-    url: str, *, most: int, within: float, tls: ssl.SSLContext, etag: str = "", last_modified: str = ""
+    url: str,
+    *,
+    most: int,
+    within: float,
+    tls: ssl.SSLContext,
+    etag: str = "",
+    last_modified: str = "",
+    at: str = "",
+    redirects: int = REDIRECTS_MAX,
 ) -> Fetched | Unchanged:
     """Fetch `url`: at most `most` octets, in `within` seconds in all; raises FetchFailed.
 
     With validators the server may answer that nothing changed. Redirects are followed, never from HTTPS to HTTP.
-    Proxies named in the environment are not used.
+    Proxies named in the environment are not used. `at`, `ip:port`, is where to connect instead of looking the host
+    up; the certificate must hold for the host of the URL all the same.
     """
     headers = dict(_HEADERS)
     if etag:
@@ -50,16 +61,26 @@ async def fetch(
             client = await stack.enter_async_context(
                 httpx.AsyncClient(verify=tls, trust_env=False, timeout=within, headers=headers)
             )
-            return await _get(client, url, most)
+            return await _get(client, _request(client, url, at), url, most, redirects)
     except TimeoutError:
         raise FetchFailed(f"{url}: not fetched within {within:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
         raise FetchFailed(f"{url}: {str(error) or type(error).__name__}") from error
 
 
-async def _get(client: httpx.AsyncClient, url: str, most: int) -> Fetched | Unchanged:
+def _request(client: httpx.AsyncClient, url: str, at: str) -> httpx.Request:
     request = client.build_request("GET", url)
-    for _ in range(REDIRECTS_MAX + 1):
+    if not at:
+        return request
+    host = request.url.netloc.decode("ascii")
+    moved = request.url.copy_with(netloc=at.encode("ascii"))
+    return client.build_request("GET", moved, headers={"Host": host}, extensions={"sni_hostname": request.url.host})
+
+
+async def _get(
+    client: httpx.AsyncClient, request: httpx.Request, url: str, most: int, redirects: int
+) -> Fetched | Unchanged:
+    for _ in range(redirects + 1):
         response = await client.send(request, stream=True)
         try:
             if response.status_code in _MOVED and response.next_request is not None:
@@ -72,7 +93,7 @@ async def _get(client: httpx.AsyncClient, url: str, most: int) -> Fetched | Unch
             return await _take(response, url, most)
         finally:
             await response.aclose()
-    raise FetchFailed(f"{url}: more than {REDIRECTS_MAX} redirects")
+    raise FetchFailed(f"{url}: more than {redirects} redirects")
 
 
 def _redirected(before: httpx.Request, after: httpx.Request) -> httpx.Request:
@@ -93,5 +114,8 @@ async def _take(response: httpx.Response, url: str, most: int) -> Fetched:
             raise too_much
         pieces.append(piece)
     return Fetched(
-        b"".join(pieces), response.headers.get("ETag", "")[:1000], response.headers.get("Last-Modified", "")[:100]
+        b"".join(pieces),
+        response.headers.get("ETag", "")[:1000],
+        response.headers.get("Last-Modified", "")[:100],
+        response.headers.get("Content-Type", "")[:200],
     )

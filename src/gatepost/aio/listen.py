@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 from gatepost.aio.drive import PREFACE_TIME, Wire
 from gatepost.aio.original import original_destination
-from gatepost.aio.peer import is_loopback, peer_key, plain_ip
+from gatepost.aio.peer import is_loopback, peer_key, peer_uid, plain_ip
 from gatepost.aio.wheel import NEVER
 from gatepost.base.ports import Log
 from gatepost.codec.proxy import Local, Malformed, Opening, Proxied
@@ -79,7 +79,10 @@ class Listener:
         busy: bytes = b"",
         balancers: Callable[[str], bool] | None = None,
         redirected: bool = False,
+        exempt: Callable[[str], bool] | None = None,
     ) -> None:
+        """Make it; `exempt` tells which addresses the limits for peers are not for."""
+        self._exempt = exempt
         self.name = name
         self.refused = 0
         """Connections turned away by the limits since the start."""
@@ -204,6 +207,7 @@ class Listener:
         wire.peer_ip, wire.peer_port = ip, port
         if self._unix:
             wire.local_ip = "127.0.0.1"
+            wire.peer_uid = peer_uid(sock)
         else:
             local_ip, wire.local_port = self._destination(sock)
             wire.local_ip = self._local.get(local_ip) or self._learn(local_ip)
@@ -291,7 +295,9 @@ class Listener:
         return count <= limits.per_peer_minute
 
     def _key(self, ip: str) -> str | bytes | None:
-        return None if self._limits.loopback_exempt and is_loopback(ip) else peer_key(ip)
+        if (self._limits.loopback_exempt and is_loopback(ip)) or (self._exempt is not None and self._exempt(ip)):
+            return None
+        return peer_key(ip)
 
     def _count(self, key: str | bytes | None) -> None:
         if key is not None:

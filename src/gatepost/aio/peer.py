@@ -1,6 +1,7 @@
 """Addresses of peers as text: one form each, and what counts as one peer."""
 
 import socket
+import struct
 
 
 def plain_ip(ip: str) -> str:
@@ -18,3 +19,9 @@ def is_loopback(ip: str) -> bool:
 def peer_key(ip: str) -> str | bytes:
     """Return what counts as one peer: an IPv4 address, or the /64 of an IPv6 one."""
     return socket.inet_pton(socket.AF_INET6, ip)[:8] if ":" in ip else ip
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """Return the user at the other end of a Unix socket, as he was when he connected (unix(7), SO_PEERCRED)."""
+    _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)

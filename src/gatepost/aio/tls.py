@@ -50,6 +50,15 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Clients:
+    """Whose certificates clients may show: signed by `authorities`, a PEM file. One that does not hold ends the
+    handshake; none at all only where it is `required`."""
+
+    authorities: Path
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Served:
     names: tuple[str, ...]
     expires: datetime
@@ -63,9 +72,11 @@ class TlsHolder:
     `context` may change at `reload` and `rotate`: take it anew for each connection.
     """
 
-    def __init__(self, pairs: Sequence[Pair], now: Instant) -> None:
-        """Read `pairs`; raises TlsUnusable."""
+    def __init__(self, pairs: Sequence[Pair], now: Instant, clients: Clients | None = None) -> None:
+        """Read `pairs`; raises TlsUnusable. With `clients` their certificates are asked for."""
         self._pairs = tuple(pairs)
+        self._clients = clients
+        self._authorities = ""
         self._served: tuple[_Served, ...] = ()
         self._context: ssl.SSLContext
         self._by_name: dict[str, ssl.SSLContext] = {}
@@ -88,15 +99,21 @@ class TlsHolder:
             raise TlsUnusable("no certificate is configured")
         moment = datetime.fromtimestamp(now / MICROSECONDS, UTC)
         served = tuple(_examine(pair, moment) for pair in pairs)
-        contexts = [_server_context(each) for each in served]
+        if self._clients is not None:
+            self._authorities = _authorities(self._clients.authorities)
         self._pairs, self._served = tuple(pairs), served
-        self._serve(contexts)
+        self._serve()
 
     def rotate(self) -> None:
         """Make new contexts of what was read, with new session ticket keys; do it a few times a day."""
-        self._serve([_server_context(each) for each in self._served])
+        self._serve()
 
-    def _serve(self, contexts: list[ssl.SSLContext]) -> None:
+    def asking(self, clients: Clients, now: Instant) -> "TlsHolder":
+        """Return another holder of the same pairs that asks for the certificates of clients; raises TlsUnusable."""
+        return TlsHolder(self._pairs, now, clients)
+
+    def _serve(self) -> None:
+        contexts = [self._made(each) for each in self._served]
         by_name: dict[str, ssl.SSLContext] = {}
         for served, context in zip(self._served, contexts, strict=True):
             for name in served.names:
@@ -105,6 +122,13 @@ class TlsHolder:
         self._context = contexts[0]
         for context in contexts:
             context.sni_callback = self._named
+
+    def _made(self, served: _Served) -> ssl.SSLContext:
+        context = _server_context(served)
+        if self._clients is not None:
+            context.load_verify_locations(cadata=self._authorities)
+            context.verify_mode = ssl.CERT_REQUIRED if self._clients.required else ssl.CERT_OPTIONAL
+        return context
 
     def _named(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         if not name:
@@ -221,6 +245,16 @@ def _examine(pair: Pair, moment: datetime) -> _Served:
     except ssl.SSLError as error:
         raise TlsUnusable(f"{pair.certificate}: OpenSSL refuses it: {error.reason or error}") from error
     return served
+
+
+def _authorities(path: Path) -> str:
+    """Read the authorities of clients; raises TlsUnusable."""
+    octets = _read(path)
+    try:
+        x509.load_pem_x509_certificates(octets)
+        return octets.decode("ascii")
+    except ValueError as error:
+        raise TlsUnusable(f"{path}: no PEM certificates, or cut off: {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -1,7 +1,8 @@
 """TLS over two memory buffers: records in, plain octets out, and the reverse. No socket."""
 
 import ssl
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from gatepost.base.envelope import Tls
 
@@ -79,7 +80,14 @@ class Tunnel:
         """Return what the handshake agreed on."""
         name, _, bits = self._object.cipher() or ("", "", 0)
         asked = self._object.server_name if isinstance(self._object, ServedObject) else ""
-        return Tls(self._object.version() or "", name, bits, asked)
+        return Tls(self._object.version() or "", name, bits, asked, self._client_name())
+
+    def _client_name(self) -> str:
+        if not self._object.server_side or self._object.context.verify_mode is ssl.CERT_NONE:
+            return ""
+        shown: Mapping[str, Any] = self._object.getpeercert() or {}  # Any: typeshed has no shape for each field
+        names = (str(value) for part in shown.get("subject", ()) for key, value in part if key == "commonName")
+        return next(names, "")
 
     def chain(self) -> tuple[bytes, ...]:
         """Return the certificates the peer sent, leaf first, each as DER."""

@@ -16,6 +16,8 @@ class Tls:
     cipher: str
     bits: int
     server_name: str = ""
+    client_name: str = ""
+    """The common name in the client's certificate, where one was asked for and holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,12 @@ class Client:
     tls: Tls | None = None
     user: str = ""
     """The account that authenticated, as `local@domain`; empty for none."""
+    via: str = ""
+    """The address of the filter or proxy that spoke for it (XFORWARD, XCLIENT); empty: it spoke itself."""
+    local_user: str = ""
+    """The user of this machine whose program it is, as the kernel says; empty for who comes over the network."""
+    ident: str = ""
+    """What the server before calls the mail (XFORWARD's IDENT)."""
 
     @property
     def loopback(self) -> bool:

@@ -5,7 +5,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """Reply codes (RFC 5321 §4.2.2-4.2.3, RFC 4954 §6, RFC 7504, RFC 7505)."""
+    """Reply codes (RFC 5321 §4.2.2-4.2.3, RFC 1985 §5.2, RFC 4954 §6, RFC 7504, RFC 7505)."""
 
     STATUS = 211
     HELP = 214
@@ -23,6 +23,8 @@ class Code(IntEnum):
     NO_STORAGE = 452
     AUTH_TEMPORARY = 454
     PARAMETERS_TEMPORARY = 455
+    CANNOT_QUEUE = 458
+    NODE_NOT_ALLOWED = 459
     SYNTAX = 500
     ARGUMENTS = 501
     NOT_IMPLEMENTED = 502

@@ -8,17 +8,22 @@ from gatepost.cli import (
     bgp,
     care,
     gate,
+    join,
     kernel,
     lists,
+    mailq,
     people,
     pf,
     pfctl,
     queue,
+    recipients,
     rules,
+    sendmail,
     server,
     spamdb,
     story,
     sync,
+    tables,
     tls,
 )
 from gatepost.cli.common import guarded
@@ -46,6 +51,8 @@ app.add_typer(bgp.bgp, name="bgp")
 app.add_typer(lists.lists, name="lists")
 app.add_typer(sync.sync, name="sync")
 app.add_typer(tls.tls, name="tls")
+app.add_typer(recipients.recipients, name="recipients")
+rules.rules.add_typer(tables.tables, name="tables")
 app.add_typer(rules.rules, name="rules")
 app.add_typer(imports, name="import")
 server.register(app)
@@ -53,6 +60,9 @@ story.register(app)
 care.register(app)
 spamdb.register(app)
 pfctl.register(app)
+sendmail.register(app)
+mailq.register(app)
+join.register(app)
 
 
 def run() -> int:
@@ -63,6 +73,12 @@ def run() -> int:
             return spamdb.run(sys.argv[1:])
         if pfctl.called():
             return pfctl.run(sys.argv[1:])
+        if sendmail.called():
+            return sendmail.run(sys.argv[1:])
+        if mailq.called() == mailq.MAILQ:
+            return mailq.run(sys.argv[1:])
+        if mailq.called() == mailq.NEWALIASES:
+            return mailq.run_newaliases(sys.argv[1:])
         left = app(standalone_mode=False)  # an Exit comes back as its status
         return left if isinstance(left, int) else 0
 

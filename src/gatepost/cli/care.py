@@ -9,9 +9,12 @@ from rich.progress import Progress as Bar
 
 from gatepost.backup import BackupRefused, back_up, verify
 from gatepost.backup import restore as restore_backup
+from gatepost.base.settings import BadSetting
 from gatepost.blobs.bodies import Progress
-from gatepost.cli.common import CLOCK, ConfigOption, configuration, fail, say
+from gatepost.blobs.keys import NO_KEYS, Keys
+from gatepost.cli.common import CLOCK, ConfigOption, Failed, configuration, fail, say
 from gatepost.db.writer import DatabaseInUse
+from gatepost.queue.atrest import keys_of
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +46,7 @@ def verify_(
 ) -> None:
     """Check the databases and read every body; names what is damaged."""
     data_dir = folder if folder is not None else configuration(config).data_dir
+    keys = _keys(folder, config)
     with Bar(transient=True) as bar:
         task = bar.add_task("bodies", total=None)
 
@@ -51,7 +55,7 @@ def verify_(
                 bar.advance(task, more)
 
         try:
-            wrong = asyncio.run(verify(data_dir, CLOCK, Shown()))
+            wrong = asyncio.run(verify(data_dir, CLOCK, Shown(), keys))
         except DatabaseInUse:
             fail(f"a server runs on {data_dir}: stop it first, or verify a backup of it")
     for each in wrong:
@@ -59,3 +63,15 @@ def verify_(
     if wrong:
         raise typer.Exit(1)
     say(f"{data_dir} is sound")
+
+
+def _keys(folder: Path | None, config: Path | None) -> Keys:
+    """Return the keys of the configuration; a backup may be looked at without one."""
+    try:
+        return keys_of(configuration(config).queue)
+    except Failed:
+        if folder is None:
+            raise
+        return NO_KEYS
+    except BadSetting as wrong:
+        fail(str(wrong))

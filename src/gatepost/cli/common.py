@@ -10,15 +10,19 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gatepost.accounts.model import AccountRefusal
 from gatepost.aio.clock import SystemClock
 from gatepost.base.clock import MICROSECONDS, Instant
 from gatepost.base.ids import SLOTS, Minter
+from gatepost.base.settings import BadSetting
+from gatepost.blobs.known import in_force
 from gatepost.config import Config, ConfigError, load
 from gatepost.databases import Databases, reached
 from gatepost.db.unit import NotCommitted
+from gatepost.queue.atrest import AtRest, keys_of
 
 T = TypeVar("T")
 Work = Callable[[Databases, Config], Coroutine[Any, Any, T]]
@@ -60,9 +64,20 @@ def with_databases(config_path: Path | None, work: Work[T]) -> T:
 
     async def run() -> T:
         async with reached(config.data_dir) as databases:
-            return await work(databases, config)
+            return await work(await _readable(databases, config), config)
 
     return asyncio.run(run())
+
+
+async def _readable(databases: Databases, config: Config) -> Databases:
+    """Let a command read and write the queue as the server does, also where it is encrypted."""
+    try:
+        keys = await asyncio.to_thread(keys_of, config.queue)
+    except BadSetting as wrong:
+        fail(str(wrong))
+    if keys.first is not None:
+        keys = await in_force(databases.mail, keys)
+    return Databases(AtRest(databases.mail, keys), databases.gate)
 
 
 def minter() -> Minter:
@@ -129,7 +144,7 @@ def fail(text: str) -> NoReturn:
 
 
 def _complain(text: str) -> int:
-    Console(stderr=True).print(f"[bold red]gatepost:[/bold red] {text}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]gatepost:[/bold red] {escape(text)}", highlight=False, soft_wrap=True)
     return 1
 
 

@@ -75,6 +75,25 @@ def user_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     show(rows, ("Address", "Admin", "Enabled", "Quota", "Since"), as_json=as_json, nothing="no accounts yet")
 
 
+@users.command("forward")
+def user_forward(
+    address: str,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", help="Where the mail goes; may stand several times.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep a copy in the own mailbox.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Forward no more.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Let the mail of an account go elsewhere, in place of what was said before; or no more."""
+    if bool(to) is off:
+        fail("say where with --to, or end it with --off")
+    goes = with_databases(
+        config, lambda databases, _: verbs.forward_user(databases.mail, address, tuple(to or ()), now(), keep=keep)
+    )
+    say(f"mail for {address} goes to {', '.join(goes)}")
+
+
 @users.command("del")
 def user_del(
     address: str,

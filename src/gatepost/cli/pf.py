@@ -9,7 +9,7 @@ import typer
 
 from gatepost.cli.common import CLOCK, ConfigOption, Failed, JsonOption, print_json, say, with_databases
 from gatepost.cli.imports import imports, remarks
-from gatepost.config import PORTS, Config, split_address
+from gatepost.config import PORTS, Config, bound
 from gatepost.databases import Databases
 from gatepost.gate.gate import Explanation, Gate
 from gatepost.gate.pfconf.lex import PfConfError
@@ -101,7 +101,7 @@ def kind_of(config: Config, port: str) -> str:
     for name, listener in config.listeners.items():
         usual = PORTS[listener.kind]
         for at, address in enumerate(listener.address):
-            if port == str(split_address(address, usual, ("listen", name, "address", at))[1]):
+            if port == str(bound(address, usual, ("listen", name, "address", at))[0][1]):
                 return listener.kind.value
     for kind, usual in PORTS.items():
         if port in (kind.value, str(usual)):

@@ -19,11 +19,10 @@ from gatepost.codec.smtp.grammar import BadAddress, parse_mailbox
 from gatepost.config import Config
 from gatepost.databases import Databases
 from gatepost.policy.action import Delivery, RouteKind, ToMailbox, ToRelay
-from gatepost.policy.match import Conditions, Facts, Rule, compile_tests
+from gatepost.policy.match import AllTables, Conditions, Facts, Rule, Unanswered, compile_tests
 from gatepost.policy.policy import Policy
 from gatepost.policy.rules import DEFAULT_RULES, Ruleset, load
 from gatepost.policy.settings import PolicySettings
-from gatepost.policy.table import Table, load_table
 
 rules = typer.Typer(help="The rules of [policy].", no_args_is_help=True)
 
@@ -46,21 +45,25 @@ class Trace:
     """The looks of one decision. The rules decide as ever; it only writes down what they answered."""
 
     settings: PolicySettings
-    tables: Mapping[str, Table]
+    tables: AllTables
     looks: list[Look] = field(default_factory=list)
 
     def watched(self, ruleset: Ruleset) -> Ruleset:
         """Return the same rules, each look at one of them written down."""
         given = self.settings.rules or DEFAULT_RULES
-        return Ruleset(
-            tuple(self._rule(rule, each.match) for rule, each in zip(ruleset.rules, given, strict=True)),
-            ruleset.mappings,
+        return replace(
+            ruleset,
+            rules=tuple(self._rule(rule, each.match) for rule, each in zip(ruleset.rules, given, strict=True)),
         )
 
     def _rule(self, rule: Rule, conditions: Conditions) -> Rule:
         def look(facts: Facts) -> bool:
-            matched = rule.matches(facts)
-            why = "" if matched else self._why(facts, conditions)
+            try:
+                matched = rule.matches(facts)
+                why = "" if matched else self._why(facts, conditions)
+            except Unanswered:  # the table is asked, and all is looked at again
+                self.looks[:] = [each for each in self.looks if each.address != str(facts.recipient)]
+                raise
             self.looks.append(Look(str(facts.recipient), rule.text, matched, why))
             return matched
 
@@ -137,10 +140,9 @@ def _policy(config: Config) -> tuple[Trace, Policy]:
     settings = config.policy
     try:
         ruleset = load(settings)
-        tables = {name: load_table(name, table, None) for name, table in settings.tables.items()}
     except BadSetting as wrong:
         raise Failed(str(wrong)) from wrong
-    trace = Trace(settings, tables)
+    trace = Trace(settings, ruleset.tables)
     return trace, Policy(settings, trace.watched(ruleset), own_names=(config.hostname,))
 
 
@@ -184,6 +186,8 @@ def _delivery(delivery: Delivery) -> str:
     match delivery:
         case ToMailbox(mailbox_name=mailbox, recipient=recipient):
             return f"into {mailbox} of {recipient}"
+        case ToRelay(route=route) if route.on_disk:
+            return f"to the {route.kind.value} {route.host} as {route.auth.partition('=')[0]}"
         case ToRelay(recipient=recipient, route=route):
             to = str(recipient) if recipient.domain else recipient.local
             where = route.destination(recipient)

@@ -18,7 +18,7 @@ from gatepost.cli.common import ConfigOption, JsonOption, config_file, fail, pri
 from gatepost.config import Config, load, located
 from gatepost.feeds.bgp.plan import compose as compose_bgp
 from gatepost.policy.rules import load as load_rules
-from gatepost.process import generation, kernel, plan
+from gatepost.process import check_keys, generation, kernel, plan
 from gatepost.supervised import supervise
 
 UPGRADE_S: Final = 130
@@ -111,6 +111,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         ruleset = load_rules(settings.policy, warn)
     except BadSetting as wrong:
         raise located(wrong, file.read_text("utf-8"), file) from wrong
+    check_keys(settings, file)
     for name, path in settings.gate.tables.items():
         if not Path(path).exists():
             fail(f"{file}: gate.tables.{name}: {path} does not exist (an empty file is an empty table)")

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from gatepost.aio.resolve import Resolver, system_servers
+from gatepost.base.address import fold_domain
 from gatepost.base.settings import BadSetting
 from gatepost.cli.common import (
     CLOCK,
@@ -20,10 +21,13 @@ from gatepost.cli.common import (
     print_json,
     say,
 )
-from gatepost.config import Config, split_address
+from gatepost.codec.mtasts import VERSION, BadPolicy
+from gatepost.config import Config, Kind, split_address
 from gatepost.policy.action import Route
 from gatepost.relay.assurance import Assurance, Assurer, Unsure
+from gatepost.relay.mtasts import Finding, Known, Policies
 from gatepost.relay.route import Hop, NoRoute, Router
+from gatepost.web.mtasts import HOST_LABEL, PATH, own_policy, policy_id
 
 DNS_PORT: Final = 53
 
@@ -38,6 +42,7 @@ class _Row:
 
     hop: Hop
     assurance: Assurance | None
+    policy: Finding
     problem: str = ""
 
     def facts(self) -> dict[str, object]:
@@ -52,7 +57,13 @@ class _Row:
             "sni": "" if asked is None else asked.sni or self.hop.name,
             "names": [] if asked is None else list(asked.names),
             "tlsa": [] if asked is None else [str(record) for record in asked.records],
+            "mta_sts": None if self.policy.known is None else _policy_facts(self.policy.known),
         }
+
+
+def _policy_facts(known: Known) -> dict[str, object]:
+    policy = known.policy
+    return {"mode": policy.mode.value, "id": known.id, "mx": list(policy.mx), "max_age": policy.max_age}
 
 
 @tls.command("check")
@@ -66,8 +77,49 @@ def tls_check(domain: str, dns: DnsOption = "", config: ConfigOption = None, as_
     if as_json:
         print_json([row.facts() for row in rows])
         return
+    if rows:
+        _tell_policy(domain, rows[0].policy)
     for row in rows:
         _tell(row)
+
+
+def _tell_policy(domain: str, finding: Finding) -> None:
+    known = finding.known
+    if known is None:
+        say(finding.why or f"no MTA-STS: _mta-sts.{domain} has no MTA-STS record")
+        return
+    policy = known.policy
+    say(f"{finding.why}: id {known.id}, max_age {policy.max_age} s, mx {', '.join(policy.mx) or '-'}")
+
+
+@tls.command("policy")
+def tls_policy(domain: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the DNS records that announce our own MTA-STS policy for DOMAIN, and the policy."""
+    settings = _configuration(config)
+    try:
+        policy = own_policy(settings.tls.mta_sts, settings.hostname)
+    except BadPolicy as wrong:
+        raise Failed(f"tls.mta_sts: {wrong}") from wrong
+    if policy is None:
+        raise Failed('there is no policy: set [tls.mta_sts] mode = "testing"')
+    domain = fold_domain(domain)
+    records = [
+        f'_mta-sts.{domain}. IN TXT "v={VERSION}; id={policy_id(policy)};"',
+        f"{HOST_LABEL}{domain}. IN CNAME {settings.hostname}.",
+    ]
+    served = any(listener.kind is Kind.HTTPS for listener in settings.listeners.values())
+    if as_json:
+        facts = {"records": records, "policy": policy.document().decode("ascii"), "served": served}
+        print_json({"domain": domain, **facts})
+        return
+    for record in records:
+        say(record)
+    say("")
+    say(f"https://{HOST_LABEL}{domain}{PATH} says, once {domain} is a domain of this server:")
+    say(policy.document().decode("ascii").replace("\r\n", "\n").rstrip("\n"))
+    if not served:
+        say("")
+        say('Nobody serves it yet: add [listen.web] with kind = "https".')
 
 
 def _tell(row: _Row) -> None:
@@ -88,17 +140,35 @@ async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ..
     resolver = Resolver(servers, clock=CLOCK, trusted=config.resolver.trusted)
     # Ours and loopback are shown like the others: nothing is sent.
     router = Router(replace(config.relay, allow_loopback=True), resolver, shuffle=random.SystemRandom().shuffle)
-    assurer = Assurer(config.relay, resolver)
+    policies = Policies(
+        resolver,
+        None,
+        clock=CLOCK,
+        log=_Silent(),
+        allow_loopback=config.relay.allow_loopback,
+    )
+    assurer = Assurer(config.relay, resolver, policies)
     route, rows = Route(), []
     try:
+        policy = await policies.find(domain) if config.relay.mta_sts else Finding(None, "MTA-STS is switched off")
         async for hop in router.hops(route, domain):
             try:
-                rows.append(_Row(hop, await assurer.assure(hop, route, domain)))
+                rows.append(_Row(hop, await assurer.assure(hop, route, domain), policy))
             except Unsure as unsure:
-                rows.append(_Row(hop, None, f"the mail waits: {unsure}"))
+                rows.append(_Row(hop, None, policy, f"the mail waits: {unsure}"))
     finally:
+        await policies.close()
         await resolver.close()
     return rows
+
+
+class _Silent:
+    """A log that is not wanted: the rows say the same."""
+
+    def _nothing(self, event: str, **fields: object) -> None:
+        """Do nothing."""
+
+    debug = info = warning = error = exception = _nothing
 
 
 def _configuration(path: Path | None) -> Config:

@@ -16,6 +16,7 @@ from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.codec.mail import build
 from gatepost.codec.mail.address import Mailbox, mailboxes
 from gatepost.codec.mail.date import format_date
+from gatepost.codec.mail.downgrade import Unrecodable, needs_short_lines, recode, signed
 from gatepost.codec.mail.header import Buffer, Flaw, HeaderBlock, unfold, without
 from gatepost.codec.mail.received import hops
 from gatepost.codec.smtp import data
@@ -105,6 +106,20 @@ def prepare_submitted(
     if b"from" not in header and mail.sender is not None:
         made = build.field(b"From", path_text(mail.sender).encode()) + made
     content = made + without(raw, (*strip, *build.bcc_ranges(header), *_return_paths(header)))
+    return Prepared(content, HeaderBlock.parse(content))
+
+
+def in_short_lines(prepared: Prepared) -> Prepared:
+    """Recode lines that SMTP does not allow, while nothing is signed yet (RFC 6376 §5.3).
+
+    What cannot be recoded stays as it is. A large mail takes long: see `recode`.
+    """
+    if not needs_short_lines(prepared.content) or signed(prepared.content):
+        return prepared
+    try:
+        content = recode(prepared.content, seven_bit=False)
+    except Unrecodable:
+        return prepared
     return Prepared(content, HeaderBlock.parse(content))
 
 

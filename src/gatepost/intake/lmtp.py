@@ -10,6 +10,7 @@ async def serve(wire: Wire, services: Services, *, listener: str = "lmtp", tag: 
     """Serve one LMTP connection; who may connect is the listener's business. The mail is not judged again."""
     terms = terms_of(
         services,
+        peer=wire.peer_ip,
         lmtp=True,
         recipients=services.settings.max_recipients,
         bare_lines=BareLines.NORMALIZE,

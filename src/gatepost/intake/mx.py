@@ -10,6 +10,7 @@ async def serve(wire: Wire, services: Services, *, listener: str = "mx", tag: st
     settings = services.settings
     terms = terms_of(
         services,
+        peer=wire.peer_ip,
         recipients=settings.max_recipients,
         bare_lines=settings.bare_lines,
         mechanisms=("PLAIN", "LOGIN") if settings.mx_auth else (),

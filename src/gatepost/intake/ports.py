@@ -9,7 +9,7 @@ from gatepost.accounts.model import Account, AccountId
 from gatepost.aio.resolve import Answer
 from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Clock, Instant
-from gatepost.base.envelope import Client, Envelope, Tls
+from gatepost.base.envelope import Client, Envelope, Recipient, Tls
 from gatepost.base.ids import MailId, Minter
 from gatepost.base.ports import Log
 from gatepost.base.verdict import Finding, Verdict
@@ -19,9 +19,11 @@ from gatepost.db.unit import Database, Step
 from gatepost.diary.story import Story
 from gatepost.gate.friendly import Standing
 from gatepost.intake.auth import Throttle
+from gatepost.intake.etrn import Turns
 from gatepost.intake.settings import IntakeSettings
 from gatepost.policy.action import Delivery
 from gatepost.policy.expand import Directory as Lookups
+from gatepost.queue.bounce import Filed
 from gatepost.queue.handover import Offer
 from gatepost.store.model import Mailbox, MailboxId
 
@@ -128,6 +130,14 @@ class Queue(Protocol):
     async def take(self, offer: Offer, steps: Sequence[Step], content: bytes) -> None: ...
 
 
+class Reports(Protocol):
+    """Who tells senders what they asked to be told."""
+
+    async def delivered(
+        self, envelope: Envelope, recipients: Sequence[Recipient], header: bytes, now: Instant
+    ) -> Filed: ...
+
+
 class Refusals(Protocol):
     """Who was refused, for what."""
 
@@ -140,6 +150,10 @@ class Unwatched:
 
     def misbehaved(self, ip: str, what: str, now: Instant) -> None:
         """Do nothing."""
+
+
+Verify = Callable[[Client, Sequence[Delivery]], Awaitable[None]]
+"""Raises Refusal where the next hop does not have a recipient (a backup MX)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +183,9 @@ class Services:
     watch: Watch = field(default_factory=Unwatched)
     queue: Queue | None = None
     """Without one, what was committed waits for whoever looks for it."""
+    verify: Verify | None = None
+    """Asked behind the gate about the recipients of strangers; without it the rules alone decide."""
+    turns: Turns = field(default_factory=Turns)
+    """For which nodes ETRN was said of late."""
+    reports: Reports | None = None
+    """Without it, nobody is told of a delivery to a mailbox."""

@@ -12,21 +12,24 @@ from typing import Final
 
 from gatepost.accounts.model import AccountId
 from gatepost.aio.offload import offload
+from gatepost.base.address import fold_domain
 from gatepost.base.clock import Instant
-from gatepost.base.envelope import Client, Envelope, Recipient
+from gatepost.base.envelope import Client, Envelope, Notify, Recipient
 from gatepost.base.ids import MailId, id_text
 from gatepost.base.reply import Code, Refusal, Reply
-from gatepost.base.verdict import Action, Result, Verdict
+from gatepost.base.verdict import Action, Finding, Result, Verdict
 from gatepost.codec.mail.header import Buffer, HeaderBlock
 from gatepost.codec.mail.received import received_field
 from gatepost.db.unit import NoRoom, NotCommitted, Notice, Step, Unit, Unmet
 from gatepost.diary.story import Story
 from gatepost.gate.friendly import Say, Standing
 from gatepost.intake import content
+from gatepost.intake.introduced import introduction_of
 from gatepost.intake.ports import Services
 from gatepost.intake.transaction import Accepted, Transaction
 from gatepost.policy.action import Delivery, ToMailbox, ToRelay
 from gatepost.queue import submit
+from gatepost.queue.bounce import Filed
 from gatepost.store import flags, sql
 from gatepost.store.describe import describe
 from gatepost.store.message import append_notice, append_steps
@@ -119,11 +122,15 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
         answer = next(each for each in whole.answers if each.say is Say.CONTENT)
         raise Refusal(answer.reply(whole.envelope.id), detail=f"greylist: no signature excuses {answer.identity}")
     trace = verdict.header + received_field(whole.client, services.hostname, whole.envelope, now)
-    if whole.account is None:
+    if whole.account is None and not whole.client.local_user:
         taken = content.prepare_received(whole.raw, header, verdict.strip)
         return _Ready(whole, trace, taken, verdict, now)
     origin = content.Origin(whole.envelope.id, services.hostname, whole.envelope.sender)
     prepared = content.prepare_submitted(whole.raw, header, verdict.strip, origin, now)
+    if len(prepared.content) > DESCRIBE_HERE_OCTETS:
+        prepared = await offload(content.in_short_lines, prepared)
+    else:
+        prepared = content.in_short_lines(prepared)
     seal = await _sealed(services, prepared, now)
     return _Ready(whole, seal + trace, prepared.content, verdict, now)
 
@@ -203,6 +210,9 @@ async def _store(services: Services, ready: _Ready, envelope: Envelope, accepted
         steps += await services.bodies.put(body, stored, len(boxes))
         steps += await _append(stored, body, boxes, ready, envelope.id, junk=junk)
         notices += [append_notice(mailbox) for mailbox in boxes]
+        told = await _delivered(services, ready, envelope, accepted)
+        steps += told.steps
+        notices += told.notices
     steps += _story(ready, envelope, accepted).steps()
     if relays:
         await _queue(services, ready, envelope, relays, origins, steps, notices)
@@ -227,7 +237,14 @@ async def _queue(
     offer = queue.offer(where, len(sent)) if queue is not None else None
     returnable = _known_sender(ready)
     rows = submit.submit_steps(
-        envelope, envelope.id, relays, ready.now, origins=origins, returnable=returnable, offer=offer
+        envelope,
+        envelope.id,
+        relays,
+        ready.now,
+        origins=origins,
+        returnable=returnable,
+        offer=offer,
+        client=introduction_of(ready.whole.client, envelope.id),
     )
     if queue is None or offer is None:
         await services.database.commit(Unit((*steps, *stored, *rows), (*notices, submit.NOTICE)))
@@ -238,6 +255,24 @@ async def _queue(
         queue.withdraw(offer)
         raise
     await queue.take(offer, rows, sent)
+
+
+async def _delivered(services: Services, ready: _Ready, envelope: Envelope, accepted: Sequence[Accepted]) -> Filed:
+    """Return the report to a sender that wished to hear of success; nothing for one that may be forged.
+
+    Who was expanded to somebody elsewhere is reported by the queue.
+    """
+    reached = [
+        each.recipient
+        for each in accepted
+        if each.recipient.notify is not None
+        and Notify.SUCCESS in each.recipient.notify
+        and all(isinstance(delivery, ToMailbox) for delivery in each.deliveries)
+    ]
+    if not reached or services.reports is None or envelope.sender is None or not _known_sender(ready):
+        return Filed(())
+    header = bytes(ready.content[: HeaderBlock.parse(ready.content).fields_end])
+    return await services.reports.delivered(envelope, reached, header, ready.now)
 
 
 def _split(accepted: Sequence[Accepted]) -> tuple[list[ToMailbox], list[ToRelay], list[Recipient]]:
@@ -293,7 +328,17 @@ def _known_sender(ready: _Ready) -> bool:
     client = ready.whole.client
     if client.user or client.loopback:
         return True
-    return any(each.method == "spf" and each.result is Result.PASS for each in ready.verdict.findings)
+    sender = ready.whole.envelope.sender
+    domain = "" if sender is None else fold_domain(sender.domain)
+    return any(_proves(each, domain) for each in ready.verdict.findings)
+
+
+def _proves(finding: Finding, domain: str) -> bool:
+    """Tell whether a result speaks for the domain of the sender: SPF does, DKIM for what it signed as."""
+    if finding.result is not Result.PASS:
+        return False
+    signer = fold_domain(finding.domain)
+    return finding.method == "spf" or (signer != "" and (domain == signer or domain.endswith(f".{signer}")))
 
 
 def _story(ready: _Ready, envelope: Envelope, accepted: Sequence[Accepted]) -> Story:
@@ -319,8 +364,16 @@ def begin_story(client: Client, envelope: Envelope) -> Story:
         fields["rdns"] = client.rdns
     if client.user:
         fields["user"] = client.user
+    if client.local_user:
+        fields["local_user"] = client.local_user
+    if client.via:
+        fields["via"] = client.via
+    if client.ident:
+        fields["ident"] = client.ident
     if client.tls is not None:
         fields["tls"] = f"{client.tls.version} {client.tls.cipher}"
+        if client.tls.client_name:
+            fields["certificate"] = client.tls.client_name
     sender = "<>" if envelope.sender is None else str(envelope.sender)
     story.tell("intake", "mail", at=envelope.received_at, sender=sender, **fields)
     return story

@@ -8,12 +8,13 @@ connection raises ends the session. While a mail is coming in, or being stored, 
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gatepost.accounts.model import AccountId, Overloaded
+from gatepost.accounts.model import AccountId, Mailbox, Overloaded
 from gatepost.base.address import fold
 from gatepost.base.envelope import Client
 from gatepost.base.ids import id_text
 from gatepost.base.reply import Code, Refusal, Reply
-from gatepost.codec.smtp.grammar import Hello, Mail, Rcpt, StartTls, path_text
+from gatepost.codec.smtp.etrn import Etrn
+from gatepost.codec.smtp.grammar import BadAddress, Hello, Mail, Rcpt, StartTls, parse_mailbox, path_text
 from gatepost.codec.smtp.server import (
     NOT_WAITED,
     TOO_BIG,
@@ -30,10 +31,13 @@ from gatepost.codec.smtp.server import (
     Terms,
     TransactionReset,
 )
+from gatepost.codec.smtp.xforward import Forwarded, Introduction, learn
 from gatepost.db.unit import NotCommitted
 from gatepost.gate.friendly import Say
 from gatepost.intake import content, receive
 from gatepost.intake.auth import delay_after
+from gatepost.intake.etrn import etrn
+from gatepost.intake.introduced import author_of, posed
 from gatepost.intake.naming import confirmed_name
 from gatepost.intake.ports import Services, Wire
 from gatepost.intake.transaction import Transaction, is_role
@@ -51,6 +55,7 @@ AUTH_BLOCKED: Final = Reply(Code.SHUTTING_DOWN, "4.7.0", "Too many authenticatio
 TOO_MANY_MAILS: Final = Reply(Code.MAILBOX_BUSY, "4.7.1", "Too many mails from your address, try again later")
 ONE_BY_ONE: Final = Reply(Code.NO_STORAGE, "4.5.3", "A mail without a sender has one recipient")
 PROTOCOL_ERROR: Final = Reply(Code.NO_SUCH_MAILBOX, "5.5.1", "Protocol error")
+UNKNOWN_LOGIN: Final = Reply(Code.NO_SUCH_MAILBOX, "5.7.8", "LOGIN names nobody here")
 NOT_LOCAL: Final = Reply(Code.NO_SUCH_MAILBOX, "5.7.1", "Only local recipients here")
 
 
@@ -67,6 +72,8 @@ class Port:
     judged: bool
     local_only: bool
     gated: bool = False
+    author: str = ""
+    """The user of this machine who is at the other end of a local socket."""
 
 
 class Session:
@@ -77,6 +84,7 @@ class Session:
         "_client",
         "_dialogue",
         "_failures",
+        "_forwarded",
         "_named",
         "_port",
         "_served",
@@ -98,10 +106,12 @@ class Session:
             listener=port.name,
             tag=port.tag,
             tls=wire.tls,
+            local_user=port.author,
         )
         self._named = not port.named
         self._account: AccountId | None = None
         self._transaction: Transaction | None = None
+        self._forwarded: Forwarded | None = None
         self._failures = 0
         self._served = False
 
@@ -215,6 +225,53 @@ class Session:
         self._client = replace(self._client, helo="", esmtp=False, user="")
         self._dialogue.secured()
 
+    # For whom the client speaks
+
+    async def _introduced(self, event: Introduction) -> None:
+        """Take what XFORWARD or XCLIENT says; only who may say it comes here."""
+        if event.verb == "XFORWARD":
+            self._forwarded = learn(self._forwarded, event.given)
+            self._dialogue.accept()
+            return
+        client, account = posed(self._client, event.given), self._account
+        if "LOGIN" in event.given:
+            found = await self._logged_in(event.given["LOGIN"])
+            account = None if found is None else found.account
+            client = replace(client, user="" if found is None else found.address)
+        elif not client.user:
+            account = None
+        self._end_transaction()
+        self._client, self._account = client, account
+        self._named = not self._port.named or "NAME" in event.given
+        self._services.log.info("xclient", ip=client.ip, via=client.via, user=client.user)
+        self._dialogue.restart(authenticated=account is not None)
+
+    async def _logged_in(self, login: str) -> Mailbox | None:
+        """Return the account that the proxy has authenticated; raises Refusal where there is none of that name."""
+        if not login:
+            return None
+        try:
+            found = await self._services.directory.lookup(parse_mailbox(login.encode()), aliases=False)
+        except BadAddress as bad:
+            raise Refusal(UNKNOWN_LOGIN, detail=str(bad)) from bad
+        if not isinstance(found, Mailbox) or found.detail:
+            raise Refusal(UNKNOWN_LOGIN, detail=f"{login} is no account")
+        return found
+
+    def _seen_by_rules(self) -> Client:
+        """Return whom `from` is about: on the way back from a filter the filter (see intake/introduced.py)."""
+        if not self._client.via or not self._port.tag:
+            return self._client
+        wire = self._wire
+        return replace(
+            self._client,
+            ip=wire.peer_ip,
+            port=wire.peer_port,
+            rdns="",
+            local_ip=wire.local_ip,
+            local_port=wire.local_port,
+        )
+
     # Events
 
     async def _decide(self, event: Event) -> None:
@@ -235,8 +292,18 @@ class Session:
                 await self._authenticate(event)
             case TransactionReset():
                 self._end_transaction()
+            case Introduction():
+                await self._introduced(event)
+            case Etrn():
+                await self._turn(event)
             case StartTls():
                 raise AssertionError("handled before")
+
+    async def _turn(self, asked: Etrn) -> None:
+        services, clock = self._services, self._services.clock
+        reply = await etrn(services.database, services.turns, asked, clock.now(), clock.steady())
+        services.log.info("etrn", ip=self._client.ip, node=asked.node, reply=reply.code)
+        self._dialogue.accept(reply)
 
     def _hello(self, hello: Hello) -> None:
         self._end_transaction()
@@ -250,7 +317,7 @@ class Session:
             self._client = replace(self._client, rdns=await confirmed_name(services.names, self._client.ip))
             self._named = True
         if self._account is None:
-            if not services.throttle.mail_allowed(self._client.ip, now):
+            if not self._port.author and not services.throttle.mail_allowed(self._client.ip, now):
                 raise Refusal(TOO_MANY_MAILS)
         elif mail.sender is not None and not await services.directory.may_send_as(self._account, mail.sender):
             raise Refusal(receive.NOT_SENDER, detail=f"{self._client.user} as {mail.sender}")
@@ -271,7 +338,7 @@ class Session:
         ):
             raise Refusal(NOT_LOCAL)
         deliveries = await services.policy.route(
-            self._client, transaction.sender, rcpt.address, directory=services.directory
+            self._seen_by_rules(), transaction.sender, rcpt.address, directory=services.directory
         )
         await self._check_quotas(deliveries, transaction.mail.size)
         if self._port.gated and self._account is None and not is_role(rcpt.address):
@@ -285,6 +352,8 @@ class Session:
         answer = await gate.recipient(self._client, transaction.sender, rcpt.address, accounts, now)
         if answer.say is Say.DEFER:
             raise Refusal(answer.reply(transaction.id), detail=f"greylist: {answer.why} {answer.identity}".rstrip())
+        if self._services.verify is not None:  # behind the gate: spamtraps are recipients that nobody has
+            await self._services.verify(self._client, deliveries)
         transaction.answers.append(answer)
 
     def _null_sender_limit(self) -> int:
@@ -333,7 +402,8 @@ class Session:
         if transaction.refusal is not None:
             raise transaction.refusal
         content.check_lines(event.flaw)
-        whole = receive.whole_of(transaction, self._client, self._account, judged=self._port.judged)
+        author = author_of(self._client, self._forwarded)
+        whole = receive.whole_of(transaction, author, self._account, judged=self._port.judged)
         if dialogue.terms.lmtp:
             dialogue.accept_each(await receive.receive_each(self._services, whole))
         else:
@@ -389,7 +459,7 @@ class Session:
 
     def _tell_refusal(self, transaction: Transaction, event: Event, refusal: Refusal) -> None:
         services, now = self._services, self._services.clock.now()
-        story = receive.begin_story(self._client, transaction.envelope())
+        story = receive.begin_story(author_of(self._client, self._forwarded), transaction.envelope())
         recipients = [event.address] if isinstance(event, Rcpt) else []
         recipients += [each.recipient.address for each in transaction.accepted]
         for address in recipients:
@@ -400,6 +470,7 @@ class Session:
         services.refusals.story(self._client.ip, story, now)
 
     def _end_transaction(self) -> None:
+        self._forwarded = None
         if self._transaction is not None:
             self._transaction.close()
             self._transaction = None
@@ -413,4 +484,6 @@ _REASONS: Final[dict[type[Event], str]] = {
     BodyEnds: "body",
     Authenticating: "login",
     Hello: "hello",
+    Introduction: "introduction",
+    Etrn: "etrn",
 }

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Final
 
 from gatepost.base.units import Octets, Seconds
@@ -9,7 +10,7 @@ from gatepost.codec.smtp.data import BareLines
 from gatepost.codec.smtp.server import FOREIGN, Reaction
 
 OUR_COMMANDS: Final = frozenset(
-    ("AUTH", "BDAT", "DATA", "EHLO", "HELO", "LHLO", "MAIL", "NOOP", "QUIT", "RCPT", "RSET", "STARTTLS")
+    ("AUTH", "BDAT", "DATA", "EHLO", "ETRN", "HELO", "LHLO", "MAIL", "NOOP", "QUIT", "RCPT", "RSET", "STARTTLS")
 )
 _WORD: Final = re.compile(r"[!-~]{1,32}")
 _ONE_LINE: Final = re.compile(r"[ -~]{0,200}")
@@ -48,6 +49,23 @@ class IntakeSettings:
 
     mx_auth: bool = False
     """Offer AUTH on port 25 too (over TLS): only for programs that cannot use 587 or 465."""
+
+    local_dir: str = ""
+    """The folder by which `sendmail` of this machine reaches the server: its socket, and mail that waits for the
+    server to come back. Empty is `local` in the data_dir, which only root and the server's user reach; for all
+    users name one that the server's user may make or owns, such as `/var/spool/gatepost`."""
+
+    etrn: tuple[str, ...] = ()
+    """Networks whose servers may ask with ETRN that the mail for a domain be tried now: `192.0.2.0/24`. Only they
+    are told of it; nobody is without this."""
+
+    xforward: tuple[str, ...] = ()
+    """Networks of filters that may say with XFORWARD who gave them a mail: `127.0.0.1/32`. The judge, the Received
+    field and the story then see that client; rules, gate and rates still see the filter. See docs/filters.md."""
+
+    xclient: tuple[str, ...] = ()
+    """Networks of proxies that may say with XCLIENT for whom they speak; they are believed, with a user's name
+    too. Rules see that client, but on a listener with a tag the proxy itself. See docs/filters.md."""
 
     greet_wait: Seconds = Seconds(0)
     """How long strangers wait for the greeting, so that who speaks first shows itself: `6s`. While more than four
@@ -107,6 +125,8 @@ class IntakeSettings:
     def __post_init__(self) -> None:
         if self.max_recipients < 100:
             raise ValueError("max_recipients must not be below 100 (RFC 5321 §4.5.3.1.8)")
+        for network in (*self.etrn, *self.xforward, *self.xclient):
+            ip_network(network)  # ValueError says what it is not
         if self.null_sender_recipients < 1:
             raise ValueError("null_sender_recipients must not be below 1")
         if not 0 <= self.greet_wait <= 60:

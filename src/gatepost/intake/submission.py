@@ -10,6 +10,7 @@ async def serve(wire: Wire, services: Services, *, listener: str = "submission",
     settings = services.settings
     terms = terms_of(
         services,
+        peer=wire.peer_ip,
         recipients=settings.max_recipients_submitted,
         bare_lines=settings.bare_lines_submitted,
         mechanisms=("PLAIN", "LOGIN"),

@@ -1,11 +1,14 @@
 """What a listener offers, out of the settings and of how busy we are."""
 
 from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from gatepost.codec.smtp.data import BareLines
+from gatepost.codec.smtp.etrn import Offer
 from gatepost.codec.smtp.server import Terms
 from gatepost.intake.ports import Services
+from gatepost.intake.settings import IntakeSettings
 
 STRESSED_ERRORS: Final = 1
 STRESSED_JUNK: Final = 10
@@ -14,6 +17,7 @@ STRESSED_JUNK: Final = 10
 def terms_of(
     services: Services,
     *,
+    peer: str,
     recipients: int,
     bare_lines: BareLines,
     mechanisms: tuple[str, ...],
@@ -21,7 +25,10 @@ def terms_of(
     auth_required: bool = False,
     require_tls: bool = False,
 ) -> Terms:
-    """Return the terms of one session; under stress we are less patient (postfix STRESS_README)."""
+    """Return the terms of one session; under stress we are less patient (postfix STRESS_README).
+
+    `peer` is the address at the other end, as normalised text.
+    """
     settings, usual = services.settings, Terms("")
     crowded = services.crowded()
     return Terms(
@@ -44,6 +51,23 @@ def terms_of(
         foreign=settings.non_smtp,
         bare_newline=settings.bare_newline,
         unannounced=settings.unannounced_pipelining,
+        etrn=_may_turn(settings.etrn, peer) if settings.etrn and not lmtp else Offer.NONE,
+        introductions=_allowed(settings, peer) if settings.xforward or settings.xclient else frozenset(),
+    )
+
+
+def _may_turn(networks: tuple[str, ...], peer: str) -> Offer:
+    """Return what a peer is told of ETRN."""
+    address = ip_address(peer)
+    return Offer.YES if any(address in ip_network(each) for each in networks) else Offer.OTHERS
+
+
+def _allowed(settings: IntakeSettings, peer: str) -> frozenset[str]:
+    """Return which of XFORWARD and XCLIENT a peer may say."""
+    address = ip_address(peer)
+    lists = {"XFORWARD": settings.xforward, "XCLIENT": settings.xclient}
+    return frozenset(
+        verb for verb, networks in lists.items() if any(address in ip_network(each) for each in networks)
     )
 
 

@@ -1,7 +1,7 @@
 """The judge: asks SPF and DKIM, lets the scanner look, and gives one verdict with the fields to add."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gatepost.base.address import ReversePath, fold_domain
@@ -29,8 +29,17 @@ class Judge:
     """Examines mail from strangers before it is answered; `authserv_id` is our name in Authentication-Results."""
 
     def __init__(
-        self, settings: JudgeSettings, authserv_id: str, names: Names, scanner: Scanner | None, log: Log
+        self,
+        settings: JudgeSettings,
+        authserv_id: str,
+        names: Names,
+        scanner: Scanner | None,
+        log: Log,
+        *,
+        ours: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """Make it; `ours` tells who is another mail server of ours, whose address no sender's SPF can know."""
+        self._ours = ours
         self._settings = settings
         self._authserv_id = authserv_id
         self._names = names
@@ -95,6 +104,8 @@ class Judge:
         prop = ("smtp.mailfrom", str(sender)) if sender is not None else ("smtp.helo", helo)
         if client.loopback:
             return Finding("spf", Result.NONE, domain, (prop,), "the client is this machine")
+        if self._ours(client.ip):
+            return Finding("spf", Result.NONE, domain, (prop,), "the client is a mail server of ours")
         local = sender.local if sender is not None else "postmaster"
         outcome = await spf.check_host(self._names, parse_ip(client.ip), local, domain, helo)
         return Finding("spf", outcome.result, domain, (prop,), outcome.reason)

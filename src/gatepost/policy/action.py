@@ -12,6 +12,10 @@ class RouteKind(Enum):
 
     MX = "mx"
     HOST = "host"
+    PROGRAM = "program"
+    """No hop: a program of this machine reads the mail."""
+    MBOX = "mbox"
+    MAILDIR = "maildir"
 
 
 class RelayTls(Enum):
@@ -32,6 +36,9 @@ class Route:
 
     `port` 0 is the usual one: 25, for LMTP 24, for `implicit_tls` 465. `auth` names a line of the credentials
     table, `helo` and `source` (one of our addresses) replace the defaults. `lmtp` speaks LMTP (RFC 2033).
+
+    For PROGRAM, MBOX and MAILDIR `host` is the command's words (as `shlex.join` writes them) or the path, `auth` is
+    the user that it runs as and belongs to: a name, or `name=uid:gid:/home` of one whom only a table knows.
     """
 
     kind: RouteKind = RouteKind.MX
@@ -43,9 +50,23 @@ class Route:
     helo: str = ""
     source: str = ""
     lmtp: bool = False
+    xforward: bool = False
+    """Tell the next hop, where it offers XFORWARD, who gave us the mail: for filters that hand it back."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Tell whether it ends in a program or a file of this machine."""
+        return self.kind in (RouteKind.PROGRAM, RouteKind.MBOX, RouteKind.MAILDIR)
+
+    @property
+    def quick(self) -> bool:
+        """Tell whether it stays on this machine or near it, and is tried again sooner."""
+        return self.lmtp or self.on_disk
 
     def destination(self, recipient: Address) -> str:
         """Return where a mail for `recipient` goes: what groups recipients, and what is spared when it is down."""
+        if self.on_disk:
+            return f"{self.kind.value}://{self.auth.partition('=')[0]}"
         if self.kind is RouteKind.MX:
             return fold_domain(recipient.domain)
         where = f"{self.host}:{self.port}" if self.port else self.host
@@ -65,7 +86,7 @@ class ToMailbox:
 
 @dataclass(frozen=True, slots=True)
 class ToRelay:
-    """Hand it to the queue for another machine (or an LMTP server here)."""
+    """Hand it to the queue for another machine, or an LMTP server, a program or a file here."""
 
     recipient: Address
     route: Route
@@ -90,15 +111,17 @@ class Relay:
 class Deliver:
     """Expand the recipient and deliver what comes out.
 
-    `virtual` and `alias` name tables (at most one of them); without one the accounts decide. `lmtp` hands the mail
-    to an LMTP server instead of a mailbox of ours, with the user's name alone or, with `rcpt_to`, the address.
+    `virtual` and `alias` name tables (at most one of them); without one the accounts decide. `end` hands the mail
+    to an LMTP server or a program instead of a mailbox of ours: with the user's name alone or, with `rcpt_to`, the
+    address. `forwards` names what knows the users' .forward; empty: nobody asks for one.
     """
 
     mailbox: str = "INBOX"
     virtual: str = ""
     alias: str = ""
-    lmtp: Route | None = None
+    end: Route | None = None
     rcpt_to: bool = True
+    forwards: str = ""
 
 
 Action = Reject | Relay | Deliver

@@ -7,7 +7,6 @@ visited once: that removes duplicates and breaks loops. An entry that names its 
 which is how one keeps a copy.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -15,14 +14,25 @@ from gatepost.accounts.model import Forward, Found, Mailbox, NotOurs, Unknown
 from gatepost.base.address import Address, fold, fold_domain
 from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.policy.action import Deliver, Delivery, Reject, Relay, ToMailbox, ToRelay
-from gatepost.policy.match import Facts, first_match
-from gatepost.policy.rules import Ruleset, read_target
+from gatepost.policy.match import Facts, Rule, Unanswered, first_match
+from gatepost.policy.rules import Ruleset
+from gatepost.policy.tables.lookup import Aliases, RunsAs
+from gatepost.policy.tables.target import (
+    BadTarget,
+    Refused,
+    ToAddress,
+    ToFile,
+    ToProgram,
+    ToUser,
+    read_target,
+)
 
 DEPTH_MAX: Final = 10
 DELIVERIES_MAX: Final = 1_000  # of one recipient
 
 UNKNOWN: Final = Reply(Code.NO_SUCH_MAILBOX, "5.1.1", "Invalid recipient")
 DENIED: Final = Reply(Code.NO_SUCH_MAILBOX, "5.7.1", "Relaying denied")
+MISCONFIGURED: Final = Reply(Code.LOCAL_ERROR, "4.3.5", "System incorrectly configured, try again later")
 LOOP: Final = Reply(Code.NO_SUCH_MAILBOX, "5.4.6", "The address leads back to itself")
 
 
@@ -71,7 +81,7 @@ class Expansion:
             return
         self._seen.add(address.key)
         facts = await self._facts_of(address, depth)
-        rule = first_match(self._ruleset.rules, facts)
+        rule = await self._decide(facts)
         if rule is None:
             raise Refusal(UNKNOWN if facts.own else DENIED, detail=f"no rule takes {address} from {facts.ip}")
         match rule.action:
@@ -82,6 +92,15 @@ class Expansion:
             case Deliver() as deliver:
                 await self._deliver(address, deliver, depth)
 
+    async def _decide(self, facts: Facts) -> Rule | None:
+        """Return the rule that decides; tables that must be asked are asked one by one, as the tests need them."""
+        while True:
+            try:
+                return first_match(self._ruleset.rules, facts)
+            except Unanswered as open_:
+                answer = await self._ruleset.answer(open_.question)
+                facts = replace(facts, answers={**facts.answers, open_.question: answer})
+
     async def _facts_of(self, address: Address, depth: int) -> Facts:
         if not depth:
             return self._facts
@@ -91,67 +110,89 @@ class Expansion:
         )
 
     async def _deliver(self, address: Address, action: Deliver, depth: int) -> None:
-        if action.virtual:
-            targets = self._virtual(address, self._ruleset.mappings[action.virtual])
-            if targets is None:
-                raise Refusal(UNKNOWN, detail=f"{address} is not in table {action.virtual}")
-        elif action.alias:
-            targets = self._alias(address.local, self._ruleset.mappings[action.alias])
-        else:
-            targets = None
-        if targets is None:
+        name = action.virtual or action.alias
+        if not name:
             await self._account(address, action, depth)
             return
-        for target in targets:
-            await self._follow(target, address, action, depth + 1)
+        table = self._ruleset.aliases[name]
+        keys = self._virtual_keys(address) if action.virtual else self._alias_keys(address.local)
+        targets = await table.find(keys)
+        if targets is not None:
+            for target in targets:
+                await self._follow(target, address, action, depth + 1, table.runs_as)
+        elif action.virtual:
+            raise Refusal(UNKNOWN, detail=f"{address} is not in table {name}")
+        else:
+            await self._account(address, action, depth)
 
-    async def _follow(self, target: str, origin: Address, action: Deliver, depth: int) -> None:
-        """Go on with one value of a table: an address, a bare user, or a refusal."""
-        if target.startswith("error:"):
-            raise Refusal(_written_refusal(target), detail=f"{origin} is refused by its table")
-        address = read_target(target)
-        if address.domain:
-            if address.key != origin.key:
-                await self.visit(address, depth)
-                return
-            await self._account(origin, action, depth, alone=True)
-            return
+    async def _follow(
+        self, value: str, origin: Address, action: Deliver, depth: int, runs_as: RunsAs | None
+    ) -> None:
+        """Go on with one value of a table. `runs_as`: whether it may be a program or a file, and as whom."""
         if depth > DEPTH_MAX:
-            raise Refusal(LOOP, detail=f"{target} is {depth} expansions away from {self._facts.recipient}")
-        final = target.startswith("\\")
-        await self._user(address.local, origin, action, depth, final=final)
+            raise Refusal(LOOP, detail=f"{value} is {depth} expansions away from {self._facts.recipient}")
+        try:
+            target = read_target(value)
+        except BadTarget as wrong:
+            raise Refusal(MISCONFIGURED, detail=f"{origin}: {wrong}") from wrong
+        match target:
+            case Refused(reply=reply):
+                raise Refusal(reply, detail=f"{origin} is refused by its table")
+            case ToAddress(address=address) if address.key == origin.key:
+                await self._account(origin, action, depth, alone=True)
+            case ToAddress(address=address):
+                await self.visit(address, depth)
+            case ToUser(name=name, own=own):
+                await self._user(name, origin, action, depth, own=own)
+            case ToProgram() | ToFile() if runs_as is None:
+                raise Refusal(MISCONFIGURED, detail=f"{origin} leads to {value!r}, which nothing permits")
+            case ToProgram(command=command) if runs_as is not None:
+                self._add(ToRelay(origin, runs_as.program(command)))
+            case ToFile(path=path, maildir=maildir) if runs_as is not None:
+                self._add(ToRelay(origin, runs_as.file(path, maildir=maildir)))
 
-    async def _user(self, name: str, origin: Address, action: Deliver, depth: int, *, final: bool) -> None:
-        """Go on with a bare user: an alias of further users or, `final`, an account in the origin's domain."""
+    async def _user(self, name: str, origin: Address, action: Deliver, depth: int, *, own: bool) -> None:
+        """Go on with a bare user: an alias of further users or, `own`, an account in the origin's domain."""
         further = None
-        if action.alias and not final and fold(name) != fold(origin.local):
-            further = self._alias(name, self._ruleset.mappings[action.alias])
+        table: Aliases | None = self._ruleset.aliases[action.alias] if action.alias else None
+        if table is not None and not own and fold(name) != fold(origin.local):
+            further = await table.find(self._alias_keys(name))
         user = Address(name, origin.domain)
-        if further is None:
-            await self._account(user, action, depth, bare=True, alone=user.key == origin.key)
+        if table is None or further is None:
+            await self._account(user, action, depth, bare=True, alone=user.key == origin.key, own=own)
         elif f"alias:{fold(name)}" not in self._seen:
             self._seen.add(f"alias:{fold(name)}")
             for each in further:
-                await self._follow(each, user, action, depth + 1)
+                await self._follow(each, user, action, depth + 1, table.runs_as)
 
     async def _account(
-        self, address: Address, action: Deliver, depth: int, *, bare: bool = False, alone: bool = False
+        self,
+        address: Address,
+        action: Deliver,
+        depth: int,
+        *,
+        bare: bool = False,
+        alone: bool = False,
+        own: bool = False,
     ) -> None:
-        """Deliver to an account, or to the LMTP server that knows it.
+        """Deliver to an account, to the LMTP server or program that knows it, or where the user's .forward says.
 
-        `bare`: a table gave the user's name alone. `alone`: leave the accounts' aliases aside.
+        `bare`: a table gave the user's name alone. `alone`: leave the accounts' aliases aside. `own`: these and the
+        user's .forward.
         """
-        if action.lmtp is not None and bare:
-            self._add(ToRelay(Address(address.local, address.domain if action.rcpt_to else ""), action.lmtp))
+        if action.forwards and not own and await self._forwarded(address, action, depth, bare=bare):
             return
-        found = await self._directory.lookup(address, aliases=not alone)
+        if action.end is not None and bare:
+            self._add(ToRelay(Address(address.local, address.domain if action.rcpt_to else ""), action.end))
+            return
+        found = await self._directory.lookup(address, aliases=not (alone or own))
         match found:
             case Mailbox(account=account, detail=detail, address=known, quota=quota):
-                if action.lmtp is None:
+                if action.end is None:
                     self._add(ToMailbox(account, action.mailbox, address, detail, quota))
                 else:
                     local, _, domain = known.rpartition("@")
-                    self._add(ToRelay(Address(local, domain if action.rcpt_to else ""), action.lmtp))
+                    self._add(ToRelay(Address(local, domain if action.rcpt_to else ""), action.end))
             case Forward(targets=targets):
                 for target in targets:
                     if target.key == address.key:
@@ -161,9 +202,25 @@ class Expansion:
             case Unknown():
                 raise Refusal(UNKNOWN, detail=f"{address} is no account")
             case NotOurs():
-                if action.lmtp is None:
+                if action.end is None:
                     raise Refusal(UNKNOWN, detail=f"{address.domain} is no domain of the accounts")
-                self._add(ToRelay(address if action.rcpt_to else Address(address.local, ""), action.lmtp))
+                self._add(ToRelay(address if action.rcpt_to else Address(address.local, ""), action.end))
+
+    async def _forwarded(self, address: Address, action: Deliver, depth: int, *, bare: bool) -> bool:
+        """Follow a user's .forward; False where there is none, or where it has led back to the user."""
+        user, domain = self._without_detail(fold(address.local)), fold_domain(address.domain)
+        if f"forward:{user}@{domain}" in self._seen:
+            return False
+        self._seen.add(f"forward:{user}@{domain}")
+        found = await self._ruleset.forwards[action.forwards].of(user, domain)
+        if found is None:
+            return False
+        for value in found.values:
+            if value.removeprefix("\\") in (user, address.local):
+                await self._account(address, action, depth, bare=bare, own=True)
+            else:
+                await self._follow(value, address, action, depth + 1, found.runs_as)
+        return True
 
     def _add(self, delivery: Delivery) -> None:
         match delivery:
@@ -175,30 +232,15 @@ class Expansion:
             raise Refusal(LOOP, detail=f"{self._facts.recipient} leads to more than {DELIVERIES_MAX} deliveries")
         self._found.setdefault(key, delivery)
 
-    def _virtual(self, address: Address, table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
-        """Look up user+tag@dom, user@dom, user+tag, user, @dom, @ (table(5))."""
+    def _virtual_keys(self, address: Address) -> tuple[str, ...]:
+        """Return user+tag@dom, user@dom, user+tag, user, @dom, @: the order of table(5)."""
         local, domain = fold(address.local), fold_domain(address.domain)
         user = self._without_detail(local)
-        for key in (f"{local}@{domain}", f"{user}@{domain}", local, user, f"@{domain}", "@"):
-            if key in table:
-                return table[key]
-        return None
+        return (f"{local}@{domain}", f"{user}@{domain}", local, user, f"@{domain}", "@")
 
-    def _alias(self, name: str, table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    def _alias_keys(self, name: str) -> tuple[str, str]:
         name = fold(name)
-        return table.get(name) or table.get(self._without_detail(name))
+        return name, self._without_detail(name)
 
     def _without_detail(self, local: str) -> str:
         return local.partition(self._subaddress)[0] if self._subaddress else local
-
-
-def _written_refusal(target: str) -> Reply:
-    """Read `error:550 5.1.1 text` or `error:450 text` (table(5)); what is malformed refuses for good."""
-    code, _, text = target[6:].strip().partition(" ")
-    if len(code) != 3 or not (code.isascii() and code.isdigit()) or code[0] not in "45":
-        return UNKNOWN
-    first, _, rest = text.partition(" ")
-    numbers = first.split(".")
-    if len(numbers) == 3 and numbers[0] == code[0] and all(n.isascii() and n.isdigit() for n in numbers):
-        return Reply(int(code), first, rest)
-    return Reply(int(code), f"{code[0]}.1.1", text)

@@ -2,20 +2,55 @@
 
 A rule without `tag` matches tagged mail too; a rule without `from` matches local sources only. An address that came
 out of an expansion is looked at as local mail, whoever sent the mail that was expanded.
+
+Matching never waits. A table that must be asked (SQL) is asked between two tries: a test whose question has no
+answer in the facts raises Unanswered, and whoever asks for the rule gets the answer and tries again. Rules that
+name no such table pay nothing for it.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from gatepost.base.address import Address, ReversePath, fold, fold_domain
 from gatepost.base.envelope import Client
 from gatepost.base.settings import BadSetting
 from gatepost.policy.action import Action
-from gatepost.policy.table import AddressList, DomainList, Networks, Table
+from gatepost.policy.table import NULL_SENDER, AddressList, DomainList, Networks, Table
+from gatepost.policy.tables.kind import Kind
 
+AllTables = Mapping[str, "Table | AskedTable"]
 Conditions = Mapping[str, str | bool | tuple[str, ...]]
 Test = Callable[["Facts"], bool]
+
+
+class AskedTable(Protocol):
+    """A table that is not in memory."""
+
+    def answers(self, kind: Kind) -> bool:
+        """Tell whether it can be asked for such a thing."""
+        ...
+
+    async def values(self, kind: Kind, keys: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the values of the first key that is known; raises Refusal when that cannot be told now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether a table knows one of these keys."""
+
+    table: str
+    kind: Kind
+    keys: tuple[str, ...]
+
+
+class Unanswered(Exception):
+    """A test needs an answer that the facts do not have."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__(question)
+        self.question = question
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +69,8 @@ class Facts:
     helo: str = ""
     rdns: str = ""
     tls: bool = False
+    answers: Mapping[Question, bool] = field(default_factory=dict)
+    """What tables that must be asked have said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +82,12 @@ class Rule:
     text: str = ""
 
     def matches(self, facts: Facts) -> bool:
-        """Tell whether all tests hold."""
+        """Tell whether all tests hold; raises Unanswered."""
         return all(test(facts) for test in self.tests)
 
 
 def first_match(rules: Iterable[Rule], facts: Facts) -> Rule | None:
-    """Return the rule that decides, None when none does."""
+    """Return the rule that decides, None when none does; raises Unanswered."""
     return next((rule for rule in rules if rule.matches(facts)), None)
 
 
@@ -61,7 +98,7 @@ def is_local(client: Client, own_addresses: Container[str], *, authenticated_is_
     return client.loopback or client.ip == client.local_ip or client.ip in own_addresses
 
 
-def compile_tests(conditions: Conditions, tables: Mapping[str, Table]) -> tuple[Test, ...]:
+def compile_tests(conditions: Conditions, tables: AllTables) -> tuple[Test, ...]:
     """Turn `match = {...}` into tests, cheap ones first; raises BadSetting with the condition's name."""
     for key in conditions:
         if key not in _COMPILE:
@@ -72,7 +109,7 @@ def compile_tests(conditions: Conditions, tables: Mapping[str, Table]) -> tuple[
     )
 
 
-def _compile_one(compile_: "_Compile", key: str, value: object, tables: Mapping[str, Table]) -> Test:
+def _compile_one(compile_: "_Compile", key: str, value: object, tables: AllTables) -> Test:
     if isinstance(value, bool):
         if key not in ("auth", "tls"):
             raise BadSetting((key,), f"{value!r} makes no sense here", "write a string")
@@ -96,10 +133,26 @@ def _compile_one(compile_: "_Compile", key: str, value: object, tables: Mapping[
 class _Tables:
     """Find the tables that conditions name as `<name>`."""
 
-    def __init__(self, tables: Mapping[str, Table]) -> None:
+    def __init__(self, tables: AllTables) -> None:
         self._tables = tables
 
-    def named(self, word: str) -> Table | None:
+    def parted(self, words: Iterable[str], kind: Kind) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the entries that are known now, and the names of the tables that must be asked."""
+        known: list[str] = []
+        asked: list[str] = []
+        for word in words:
+            match self._named(word):
+                case None:
+                    known.append(word)
+                case Table() as table:
+                    known += table.keys
+                case other if other.answers(kind):
+                    asked.append(word[1:-1])
+                case _:
+                    raise BadSetting((), f"{word} has no query for {kind.value}", f"write queries.{kind.value}")
+        return tuple(known), tuple(asked)
+
+    def _named(self, word: str) -> Table | AskedTable | None:
         """Return the table of `<name>`; None when the word is no table's name."""
         if not (word.startswith("<") and word.endswith(">") and len(word) > 2):
             return None
@@ -109,16 +162,25 @@ class _Tables:
             raise BadSetting((), f"there is no table {name!r}", f"tables: {known}")
         return self._tables[name]
 
-    def keys(self, words: Iterable[str]) -> tuple[str, ...]:
-        """Return the words, those that name tables replaced by the tables' entries."""
-        found: list[str] = []
-        for word in words:
-            table = self.named(word)
-            found += (word,) if table is None else table.keys
-        return tuple(found)
-
 
 _Compile = Callable[[tuple[str, ...], _Tables], Test]
+_Keys = Callable[[Facts], tuple[str, ...]]
+
+
+def _or_asked(test: Test, names: tuple[str, ...], kind: Kind, keys: _Keys) -> Test:
+    """Return a test that asks tables too, where there are any."""
+    if not names:
+        return test
+    return lambda facts: test(facts) or any(_answer(facts, Question(name, kind, keys(facts))) for name in names)
+
+
+def _answer(facts: Facts, question: Question) -> bool:
+    if not question.keys:
+        return False
+    known = facts.answers.get(question)
+    if known is None:
+        raise Unanswered(question)
+    return known
 
 
 def _tag(words: tuple[str, ...], _: _Tables) -> Test:
@@ -130,43 +192,88 @@ def _from(words: tuple[str, ...], tables: _Tables) -> Test:
     if "any" in words:
         return lambda facts: True
     local = "local" in words
-    networks = Networks(tables.keys(word for word in words if word != "local"))
-    return lambda facts: (local and facts.local) or facts.ip in networks
+    known, asked = tables.parted((word for word in words if word != "local"), Kind.NETADDR)
+    networks = Networks(known)
+    return _or_asked(
+        lambda facts: (local and facts.local) or facts.ip in networks,
+        asked,
+        Kind.NETADDR,
+        lambda facts: (facts.ip,),
+    )
 
 
 def _for(words: tuple[str, ...], tables: _Tables) -> Test:
     if "any" in words:
         return lambda facts: True
     own, local = "own" in words, "local" in words
-    domains = DomainList(tables.keys(word for word in words if word not in ("own", "local")))
-    return lambda facts: (
-        (own and facts.own) or (local and facts.local_name) or fold_domain(facts.recipient.domain) in domains
+    known, asked = tables.parted((word for word in words if word not in ("own", "local")), Kind.DOMAIN)
+    domains = DomainList(known)
+    return _or_asked(
+        lambda facts: (
+            (own and facts.own) or (local and facts.local_name) or fold_domain(facts.recipient.domain) in domains
+        ),
+        asked,
+        Kind.DOMAIN,
+        lambda facts: _if_any(fold_domain(facts.recipient.domain)),
     )
 
 
 def _auth(words: tuple[str, ...], tables: _Tables) -> Test:
-    users = frozenset(fold(word) for word in tables.keys(words))
-    return lambda facts: fold(facts.user) in users
+    known, asked = tables.parted(words, Kind.CREDENTIALS)
+    users = frozenset(fold(word) for word in known)
+    return _or_asked(
+        lambda facts: fold(facts.user) in users, asked, Kind.CREDENTIALS, lambda facts: _if_any(fold(facts.user))
+    )
 
 
 def _sender(words: tuple[str, ...], tables: _Tables) -> Test:
-    wanted = AddressList(tables.keys(words))
-    return lambda facts: facts.sender in wanted
+    known, asked = tables.parted(words, Kind.MAILADDR)
+    wanted = AddressList(known)
+    return _or_asked(
+        lambda facts: facts.sender in wanted, asked, Kind.MAILADDR, lambda facts: _address_keys(facts.sender)
+    )
 
 
 def _recipient(words: tuple[str, ...], tables: _Tables) -> Test:
-    wanted = AddressList(tables.keys(words))
-    return lambda facts: facts.recipient in wanted
+    known, asked = tables.parted(words, Kind.MAILADDR)
+    wanted = AddressList(known)
+    return _or_asked(
+        lambda facts: facts.recipient in wanted, asked, Kind.MAILADDR, lambda facts: _address_keys(facts.recipient)
+    )
 
 
 def _helo(words: tuple[str, ...], tables: _Tables) -> Test:
-    wanted = DomainList(tables.keys(words))
-    return lambda facts: bool(facts.helo) and facts.helo in wanted
+    known, asked = tables.parted(words, Kind.DOMAIN)
+    wanted = DomainList(known)
+    return _or_asked(
+        lambda facts: bool(facts.helo) and facts.helo in wanted,
+        asked,
+        Kind.DOMAIN,
+        lambda facts: _if_any(fold_domain(facts.helo)),
+    )
 
 
 def _rdns(words: tuple[str, ...], tables: _Tables) -> Test:
-    wanted = DomainList(tables.keys(words))
-    return lambda facts: bool(facts.rdns) and facts.rdns in wanted
+    known, asked = tables.parted(words, Kind.DOMAIN)
+    wanted = DomainList(known)
+    return _or_asked(
+        lambda facts: bool(facts.rdns) and facts.rdns in wanted,
+        asked,
+        Kind.DOMAIN,
+        lambda facts: _if_any(fold_domain(facts.rdns)),
+    )
+
+
+def _if_any(key: str) -> tuple[str, ...]:
+    return (key,) if key else ()
+
+
+def _address_keys(address: ReversePath) -> tuple[str, ...]:
+    """Return user@domain, @domain, user: the order of table(5)."""
+    if address is None:
+        return (NULL_SENDER,)
+    local, domain = fold(address.local), fold_domain(address.domain)
+    return f"{local}@{domain}", f"@{domain}", local
 
 
 def _tls(words: tuple[str, ...], _: _Tables) -> Test:

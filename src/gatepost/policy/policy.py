@@ -25,8 +25,14 @@ class Policy:
         self._own_names = frozenset(fold_domain(name) for name in ("localhost", *own_names))
         self._own_addresses = frozenset(settings.own_addresses)
 
+    @property
+    def settings(self) -> PolicySettings:
+        """Return the settings of the rules in force."""
+        return self._settings
+
     def renew(self, settings: PolicySettings, ruleset: Ruleset) -> None:
         """Use other rules from the next recipient on."""
+        self._ruleset.close()
         self._settings, self._ruleset = settings, ruleset
         self._own_addresses = frozenset(settings.own_addresses)
 

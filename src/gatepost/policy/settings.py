@@ -26,8 +26,10 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import Final
 
+from gatepost.base.units import Seconds
 from gatepost.policy.action import RelayTls
 from gatepost.policy.table import TableSettings
+from gatepost.policy.tables.target import read_target
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
@@ -62,6 +64,25 @@ class ActionSettings:
     rcpt_to: bool = True
     """deliver by LMTP: say the whole address; false says the user's name alone, as OpenSMTPD 5 did."""
 
+    program: str = ""
+    """deliver: a program instead of our mailboxes, `/usr/bin/maildrop -d info`; the mail is its standard input."""
+
+    program_user: str = "nobody"
+    """deliver: the user that the program runs as; never root. A server that is not root itself can be its own user
+    only, and must be told so here."""
+
+    program_shell: bool = False
+    """deliver: give the program's line to /bin/sh; else it is a program and its arguments."""
+
+    forward_files: bool = False
+    """deliver: heed the .forward in the home of a user who has one."""
+
+    forward_programs: bool = False
+    """deliver: a .forward may start programs and write files, as its user."""
+
+    userbase: str = ""
+    """deliver: the table of kind userinfo that knows the users' homes; empty asks the system (passwd)."""
+
     host: str = ""
     """relay: this server instead of the recipient's MX; a name or an address."""
 
@@ -83,9 +104,23 @@ class ActionSettings:
     source: str = ""
     """relay: the address of this machine to send from."""
 
+    xforward: bool = False
+    """relay: tell this server, where it offers XFORWARD, who gave us the mail. For filters of ours alone: it tells
+    the addresses of our users."""
+
     def __post_init__(self) -> None:
+        if self.xforward and not self.host:
+            raise ValueError("xforward needs host: only a filter of ours is told of our clients")
         if self.virtual and self.alias:
             raise ValueError("give virtual or alias, not both")
+        if self.program and self.lmtp:
+            raise ValueError("give lmtp or program, not both")
+        if self.program:
+            read_target(f"|{self.program}")  # ValueError says what is wrong with it
+        if self.program_user in ("root", "0", ""):
+            raise ValueError("program_user: programs never run as root")
+        if (self.forward_programs or self.userbase) and not self.forward_files:
+            raise ValueError("forward_programs and userbase need forward_files = true")
         if self.port and not self.host:
             raise ValueError("port needs host: without a host the recipient's MX is asked, on port 25")
         if not 0 <= self.port <= 65_535:
@@ -129,6 +164,9 @@ class PolicySettings:
 
     own_addresses: tuple[str, ...] = ()
     """More addresses of this machine that count as local; loopback always does."""
+
+    watch: Seconds = Seconds(5)
+    """How often the files of tables are looked at; a changed one is read, all or nothing. 0: only when asked."""
 
     subaddress: str = "+"
     """What parts a user from a detail: `joe+lists`. Empty turns it off."""

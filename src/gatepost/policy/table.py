@@ -12,19 +12,27 @@ The same table can be looked at in four ways:
     mapping    key and value                            aliases, virtual users, credentials
 """
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from gatepost.base.address import ReversePath, fold, fold_domain
 from gatepost.base.settings import BadSetting
+from gatepost.base.units import Seconds
+from gatepost.codec.berkeleydb import BadDatabase, pairs
+from gatepost.policy.tables.include import INCLUDE, included, uncommented
+from gatepost.policy.tables.kind import Kind, check_entry, read_network
+from gatepost.policy.tables.lookup import Warn
+from gatepost.policy.tables.target import split_values
 
 FILE_MAX: Final = 64 * 1024 * 1024  # octets; a million addresses fit
-INCLUDE_DEPTH: Final = 5
+_MADE_BY: Final = b"YP_"
+"""What Postfix and Sendmail note in such a file beside its entries."""
 _SEPARATOR: Final = re.compile(r"[ \t]*(?::[ \t]*|[ \t]+)")
 NULL_SENDER: Final = "<>"
 
@@ -42,15 +50,49 @@ class TableSettings:
     entries: Mapping[str, str] = field(default_factory=dict)
     """A mapping written here; several values of one key are separated by commas."""
 
+    db: str = ""
+    """The path of a file that makemap or newaliases made (Berkeley DB), `/etc/mail/aliases.db`."""
+
+    sql: str = ""
+    """A database that is asked: `sqlite:///path` or `postgresql://user@host/database`."""
+
+    query: str = ""
+    """sql: the query for every use, `SELECT target FROM aliases WHERE address = :key`; `:local` and `:domain` are
+    the parts of an address. It returns a row for each value."""
+
+    queries: Mapping[str, str] = field(default_factory=dict)
+    """sql: a query for each use by its kind, `queries.domain = "SELECT 1 FROM domains WHERE name = :key"`."""
+
+    cache: Seconds = Seconds(10)
+    """sql: how long an answer holds; 0 asks each time."""
+
+    timeout: Seconds = Seconds(5)
+    """sql: how long an answer is waited for; then the sender is told to come back."""
+
+    kind: Kind | None = None
+    """What it holds: `aliases`, `virtual`, `domain`, `credentials`, `netaddr`, `userinfo`, `mailaddr`, `addrname`
+    or `source`. Each entry is checked when the table is read; rules and actions that use it say the kind too."""
+
+    programs: bool = False
+    """Let its values start programs (`|command`) and write files (`/path`, `maildir:/path`). Whoever can write the
+    table can then do so."""
+
+    user: str = "nobody"
+    """The user that its programs and files belong to; never root. A server that is not root itself can be its own
+    user only, and must be told so here."""
+
+    shell: bool = False
+    """Give its commands to /bin/sh; else they are a program and its arguments."""
+
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.file, self.values, self.entries))) > 1:
-            raise ValueError("give one of file, values and entries")
-
-
-class Warn(Protocol):
-    """Where a warning to the operator goes."""
-
-    def __call__(self, event: str, **fields: object) -> object: ...
+        if sum(map(bool, (self.file, self.db, self.sql, self.values, self.entries))) > 1:
+            raise ValueError("give one of file, db, sql, values and entries")
+        if bool(self.sql) is not bool(self.query or self.queries):
+            raise ValueError("sql needs a query, or queries, and they need it")
+        if self.user in ("root", "0", ""):
+            raise ValueError("user: programs never run as root")
+        if self.shell and not self.programs:
+            raise ValueError("shell needs programs = true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +126,7 @@ class Table:
         """Look at it as a mapping: the key's ASCII letters lowered, the values split at commas."""
         found: dict[str, tuple[str, ...]] = {}
         for key, value in self.items:
-            values = split_values(value or "")
-            if not values:
-                raise BadSetting((self.name,), f"{key!r} has no value", f"write `{key}: user`")
-            found[fold(key)] = found.get(fold(key), ()) + values
+            found[fold(key)] = found.get(fold(key), ()) + split_values(value or "")
         return found
 
     def plain(self) -> Mapping[str, str]:
@@ -166,68 +205,96 @@ class AddressList:
         return any(wanted in ("", local) and found.fullmatch(domain) for found, wanted in self._patterns)
 
 
-def load_table(name: str, settings: TableSettings, warn: Warn | None = None) -> Table:
-    """Read a table; raises BadSetting with the path of the file and what to do about it."""
-    if settings.file:
-        items = _read_file(name, Path(settings.file), INCLUDE_DEPTH)
+def load_table(name: str, settings: TableSettings, warn: Warn | None = None, kinds: Collection[Kind] = ()) -> Table:
+    """Read a table; raises BadSetting with the path of the file, the line, and what to do about it.
+
+    `kinds` are what the table is used as, besides the kind that its settings name.
+    """
+    check = _Check(frozenset(kinds) | ({settings.kind} if settings.kind else set()), settings.programs)
+    if settings.file or settings.db:
+        read = _read_file if settings.file else _read_db
+        items = read(name, Path(settings.file or settings.db), check)
         if not items and warn is not None:
-            warn("table_empty", table=name, file=settings.file)
+            warn("table_empty", table=name, file=settings.file or settings.db)
         return Table(name, items)
-    if settings.entries:
-        return Table(name, tuple(settings.entries.items()))
-    return Table(name, tuple((value, None) for value in settings.values))
-
-
-def read_network(text: str) -> IPv4Network | IPv6Network:
-    """Read an address or a network; ValueError when it is none."""
-    bare = text.removeprefix("ipv6:").removeprefix("IPv6:").strip("[]")
-    if "%" in bare:
-        raise ValueError(f"{text!r} is not an address or a network")
+    given: Iterable[tuple[str, str | None]] = settings.entries.items()
+    if not settings.entries:
+        given = ((value, None) for value in settings.values)
     try:
-        return ip_network(bare, strict=False)
+        return Table(name, tuple(check.entry(key, value, ()) for key, value in given))
     except ValueError as wrong:
-        raise ValueError(f"{text!r} is not an address or a network") from wrong
+        raise BadSetting((name,), str(wrong)) from wrong
 
 
-def split_values(text: str) -> tuple[str, ...]:
-    """Split the values of a key at commas that are not inside quotes or an `error:` text."""
-    if text.strip().startswith("error:"):
-        return (text.strip(),)
-    parts, quoted, start = [], False, 0
-    for at, letter in enumerate(text):
-        if letter == '"':
-            quoted = not quoted
-        elif letter == "," and not quoted:
-            parts.append(text[start:at].strip())
-            start = at + 1
-    parts.append(text[start:].strip())
-    return tuple(part for part in parts if part)
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What an entry must be, and what it is once its files are included."""
+
+    kinds: Collection[Kind]
+    programs: bool
+
+    def entry(self, key: str, value: str | None, owners: Collection[int]) -> tuple[str, str | None]:
+        """Return an entry with its files included; raises ValueError."""
+        if value is not None and INCLUDE in value:
+            value = ", ".join(included(split_values(value), (0, os.geteuid(), *owners)))
+        for kind in self.kinds:
+            check_entry(kind, key, value, programs=self.programs)
+        return key, value
 
 
-def _read_file(name: str, path: Path, depth: int) -> tuple[tuple[str, str | None], ...]:
-    if depth == 0:
-        raise BadSetting((name,), f"{path}: :include: nests deeper than {INCLUDE_DEPTH} files")
-    try:
-        with path.open("rb") as file:
-            octets = file.read(FILE_MAX + 1)
-    except OSError as error:
-        raise BadSetting(
-            (name,), f"{path}: {error.strerror or error}", f"create the file (it may be empty): touch {path}"
-        ) from error
-    if len(octets) > FILE_MAX:
-        raise BadSetting((name,), f"{path}: larger than {FILE_MAX >> 20} MiB")
+def _read_file(name: str, path: Path, check: _Check) -> tuple[tuple[str, str | None], ...]:
+    octets, owner = _octets(name, path, f"create the file (it may be empty): touch {path}")
     try:
         lines = octets.decode().split("\n")
     except UnicodeDecodeError as error:
         raise BadSetting((name,), f"{path}: not UTF-8 at octet {error.start}", "save the file as UTF-8") from error
-    return _items(name, path, lines, depth)
+    items = []
+    for number, key, value in _entries(name, path, lines):
+        try:
+            items.append(check.entry(key, value, (owner,)))
+        except ValueError as wrong:
+            raise BadSetting((name,), f"{path} line {number}: {wrong}") from wrong
+    return tuple(items)
 
 
-def _items(name: str, path: Path, lines: list[str], depth: int) -> tuple[tuple[str, str | None], ...]:
-    items: list[tuple[str, str | None]] = []
+def _read_db(name: str, path: Path, check: _Check) -> tuple[tuple[str, str | None], ...]:
+    octets, owner = _octets(name, path, f"make it: makemap {path.with_suffix('')}, or name the text: file = ...")
+    items = []
+    try:
+        for key, value in pairs(octets):
+            if not key.startswith(_MADE_BY):
+                items.append(check.entry(*_made(key, value), (owner,)))
+    except BadDatabase as wrong:
+        raise BadSetting((name,), f"{path}: {wrong}", "make it anew, or name the text: file = ...") from wrong
+    except ValueError as wrong:
+        raise BadSetting((name,), f"{path}: {wrong}") from wrong
+    return tuple(items)
+
+
+def _made(key: bytes, value: bytes) -> tuple[str, str | None]:
+    """Read an entry as makemap writes it, with a NUL at the end; a set has `<set>` for values."""
+    text = value.rstrip(b"\0").decode()
+    return key.rstrip(b"\0").decode(), None if text == "<set>" else text
+
+
+def _octets(name: str, path: Path, remedy: str) -> tuple[bytes, int]:
+    """Return a file's octets and its owner."""
+    try:
+        with path.open("rb") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            octets = file.read(FILE_MAX + 1)
+    except OSError as error:
+        raise BadSetting((name,), f"{path}: {error.strerror or error}", remedy) from error
+    if len(octets) > FILE_MAX:
+        raise BadSetting((name,), f"{path}: larger than {FILE_MAX >> 20} MiB")
+    return octets, owner
+
+
+def _entries(name: str, path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, str | None]]:
+    """Yield line number, key and value of each entry; the first says whether it is a list or a mapping."""
     mapping: bool | None = None
     for number, line in enumerate(lines, 1):
-        text = _uncommented(line).strip(" \t\r")
+        text = uncommented(line).strip(" \t\r")
         if not text:
             continue
         key, value = _split(text)
@@ -236,24 +303,7 @@ def _items(name: str, path: Path, lines: list[str], depth: int) -> tuple[tuple[s
         elif mapping is not (value is not None):
             kind = "a mapping: give it a value" if mapping else "a list: no value belongs there"
             raise BadSetting((name,), f"{path} line {number}: the first entry makes this {kind}")
-        if value is not None and ":include:" in value:
-            value = ", ".join(_included(name, each, depth) for each in split_values(value))
-        items.append((key, value))
-    return tuple(items)
-
-
-def _included(name: str, value: str, depth: int) -> str:
-    if not value.startswith(":include:"):
-        return value
-    return ", ".join(key for key, _ in _read_file(name, Path(value[9:]), depth - 1))
-
-
-def _uncommented(line: str) -> str:
-    """Cut a comment: a `#` at the beginning or after a blank, since a local part may hold one."""
-    if line.lstrip(" \t").startswith("#"):
-        return ""
-    found = re.search(r"[ \t]#", line)
-    return line if found is None else line[: found.start()]
+        yield number, key, value
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -5,6 +5,7 @@ report goes where a mail to that sender would go: into a mailbox here, or into t
 unit that records the failure, so neither can be without the other. It holds the original's header, never its body.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from gatepost.policy.action import Delivery, ToMailbox, ToRelay
 from gatepost.policy.expand import Directory
 from gatepost.policy.policy import OURSELVES, Policy
 from gatepost.queue.model import Kind, QueuedMail
-from gatepost.queue.settings import Bounces, QueueSettings
+from gatepost.queue.settings import Bounces, QueueSettings, Unproven
 from gatepost.queue.submit import NOTICE, submit_steps
 
 
@@ -83,7 +84,10 @@ class Reporter:
         hostname: str,
         postmaster: str,
         log: Log,
+        unproven: Unproven = Unproven.DISCARD,
     ) -> None:
+        """Make it; with `unproven` POSTMASTER that one hears of failures in place of a sender who may be forged."""
+        self._unproven = unproven
         self._settings = settings
         self._bodies = bodies
         self._policy = policy
@@ -95,10 +99,42 @@ class Reporter:
         self._postmaster = postmaster
         self._log = log
 
-    async def report(
-        self, mail: QueuedMail, action: Action, reported: tuple[Reported, ...], now: Instant, until: Instant
+    async def delivered(
+        self, envelope: Envelope, recipients: Sequence[Recipient], header: bytes, now: Instant
     ) -> Filed:
-        """Return what tells the sender; nothing where nobody may be told. `until`: when it is given up."""
+        """Return what tells the sender that mailboxes here took the mail, as it wished (RFC 3461 §5.2.1).
+
+        `header` is the mail's: its body is not stored yet. Only for a sender that cannot be forged.
+        """
+        mail = QueuedMail(
+            envelope.id,
+            envelope.id,
+            envelope.received_at,
+            Kind.MAIL,
+            len(recipients),
+            envelope.sender,
+            envelope.eight_bit,
+            envelope.smtputf8,
+            envelope.ret,
+            envelope.envid,
+            returnable=True,
+        )
+        reported = tuple(Reported(each.address, "2.1.5", orcpt=each.orcpt) for each in recipients)
+        return await self.report(mail, Action.DELIVERED, reported, now, now, header)
+
+    async def report(
+        self,
+        mail: QueuedMail,
+        action: Action,
+        reported: tuple[Reported, ...],
+        now: Instant,
+        until: Instant,
+        header: bytes | None = None,
+    ) -> Filed:
+        """Return what tells the sender; nothing where nobody may be told. `until`: when it is given up.
+
+        Without a `header` it is read from the mail's body.
+        """
         sender = self._addressee(mail, action)
         if sender is None:
             return Filed(())
@@ -106,7 +142,9 @@ class Reporter:
         if not deliveries:
             return Filed(())
         number = self._minter.mint(now)
-        content = await self._write(mail, number, action, sender, reported, now, until)
+        if header is None:
+            header = await self._header(mail)
+        content = await self._write(mail, number, action, sender, reported, now, until, header)
         envelope = Envelope(
             number, now, None, (Recipient(sender),), eight_bit=not content.isascii(), declared_size=len(content)
         )
@@ -129,6 +167,9 @@ class Reporter:
         if mail.sender is None or mail.kind is Kind.BOUNCE:  # RFC 5321 §6.1
             self._log.warning("double_bounce", message=id_text(mail.id), action=action.value)
             return None
+        if not mail.returnable and self._unproven is Unproven.POSTMASTER and action is Action.FAILED:
+            local, _, domain = self._postmaster.rpartition("@")
+            return Address(local, domain)
         if not mail.returnable:
             self._log.warning("sender_unproven_not_told", message=id_text(mail.id), sender=str(mail.sender))
             return None
@@ -153,6 +194,7 @@ class Reporter:
         reported: tuple[Reported, ...],
         now: Instant,
         until: Instant,
+        header: bytes,
     ) -> bytes:
         report = Report(
             id=number,
@@ -167,7 +209,7 @@ class Reporter:
             envid=mail.envid,
             retry_until=until if action is Action.DELAYED else None,
         )
-        content = build(report, await self._header(mail))
+        content = build(report, header)
         return await self._sealer.seal(content, self._hostname, now) + content
 
     async def _header(self, mail: QueuedMail) -> bytes:

@@ -14,6 +14,7 @@ from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Envelope, Notify, Recipient
 from gatepost.base.ids import MailId
+from gatepost.codec.smtp.xforward import Forwarded, Source
 from gatepost.policy.action import RelayTls, Route, RouteKind
 
 
@@ -42,6 +43,8 @@ class QueuedMail:
     returnable: bool
     size: int = 0
     """Octets of the body, 0 when not known."""
+    client: Forwarded | None = None
+    """Who gave it to us; kept where a route has `xforward`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class _Mail(msgspec.Struct, array_like=True):
     envid: str
     returnable: bool
     size: int
+    client: tuple[str, str, int, str, str, str, str] | None = None
 
 
 class _Recipient(msgspec.Struct, array_like=True):
@@ -73,6 +77,7 @@ class _Recipient(msgspec.Struct, array_like=True):
     notify: list[str] | None
     orcpt: str
     route: tuple[str, str, int, str, bool, str, str, str, bool]
+    xforward: bool = False
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -80,12 +85,13 @@ _MAIL: Final = msgspec.msgpack.Decoder(_Mail)
 _RECIPIENT: Final = msgspec.msgpack.Decoder(_Recipient)
 
 
-def pack_mail(envelope: Envelope, *, returnable: bool, size: int) -> bytes:
+def pack_mail(envelope: Envelope, *, returnable: bool, size: int, client: Forwarded | None = None) -> bytes:
     """Pack what the row's columns do not say."""
     sender = None if envelope.sender is None else (envelope.sender.local, envelope.sender.domain)
-    return _ENCODER.encode(
-        _Mail(sender, envelope.eight_bit, envelope.smtputf8, envelope.ret, envelope.envid, returnable, size)
-    )
+    e, shown = envelope, None
+    if client is not None:
+        shown = (client.name, client.ip, client.port, client.proto, client.helo, client.ident, client.source.value)
+    return _ENCODER.encode(_Mail(sender, e.eight_bit, e.smtputf8, e.ret, e.envid, returnable, size, shown))
 
 
 def unpack_mail(mail: MailId, body: int, created: int, kind: int, recipients: int, packed: bytes) -> QueuedMail:
@@ -105,6 +111,7 @@ def unpack_mail(mail: MailId, body: int, created: int, kind: int, recipients: in
         found.envid,
         found.returnable,
         found.size,
+        None if found.client is None else Forwarded(*found.client[:6], Source(found.client[6])),
     )
 
 
@@ -123,7 +130,7 @@ def pack_recipient(recipient: Recipient, route: Route) -> bytes:
         route.lmtp,
     )
     address = recipient.address
-    return _ENCODER.encode(_Recipient(address.local, address.domain, notify, recipient.orcpt, way))
+    return _ENCODER.encode(_Recipient(address.local, address.domain, notify, recipient.orcpt, way, route.xforward))
 
 
 def unpack_recipient(packed: bytes) -> tuple[Recipient, Route]:
@@ -131,5 +138,5 @@ def unpack_recipient(packed: bytes) -> tuple[Recipient, Route]:
     found = _RECIPIENT.decode(packed)
     notify = None if found.notify is None else frozenset(Notify(each) for each in found.notify)
     kind, host, port, tls, implicit, auth, helo, source, lmtp = found.route
-    route = Route(RouteKind(kind), host, port, RelayTls(tls), implicit, auth, helo, source, lmtp)
+    route = Route(RouteKind(kind), host, port, RelayTls(tls), implicit, auth, helo, source, lmtp, found.xforward)
     return Recipient(Address(found.local, found.domain), notify, found.orcpt), route

@@ -13,6 +13,14 @@ class Bounces(Enum):
     LOCAL = "local"
 
 
+class Unproven(Enum):
+    """What becomes of a mail that cannot be delivered, and whose sender may be forged."""
+
+    DISCARD = "discard"
+    QUARANTINE = "quarantine"
+    POSTMASTER = "postmaster"
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
     """How long mail is tried, and who hears about it: `[queue]`."""
@@ -32,6 +40,15 @@ class QueueSettings:
 
     lease: Seconds = Seconds(300)
     """After a crash, how long until another worker takes over what was under way."""
+
+    compression: bool = True
+    """Whether the texts of mail are kept compressed (zstd), in the queue and in mailboxes; `false` keeps new ones
+    as long as they came. What is stored already is read either way."""
+
+    encryption_key_file: str = ""
+    """Keep the text and the envelope of mail encrypted (AES-256-GCM): a file of mode 0600, the server's user's,
+    with a key of exactly 32 characters on each line; the first encrypts, all decrypt. `gatepost queue key new`
+    makes one. It is in no backup: without it the mail cannot be read. docs/queue.md says what stays in clear."""
 
     def __post_init__(self) -> None:
         if self.lease < 10:

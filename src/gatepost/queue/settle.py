@@ -24,8 +24,8 @@ from gatepost.diary import add
 from gatepost.queue.bounce import Bodies, Filed, Reporter, gives_up_at
 from gatepost.queue.model import Kind, QueuedMail, QueuedRecipient
 from gatepost.queue.schedule import QUICK_BASE, RELAY_BASE, expired, next_attempt, warn_due
-from gatepost.queue.settings import QueueSettings
-from gatepost.queue.sql import DEFER, DONE, DROP_MAIL, TOUCH
+from gatepost.queue.settings import QueueSettings, Unproven
+from gatepost.queue.sql import DEFER, DONE, DROP_MAIL, NEVER, QUARANTINE, TOUCH
 from gatepost.relay.model import Fate, Result
 
 ERROR_MAX: Final = 500
@@ -43,12 +43,24 @@ class _Sorted:
     late: tuple[Pair, ...]
     warned: tuple[Pair, ...]
     """Those of `late` whose sender hears of it now."""
+    held: tuple[Pair, ...] = ()
+    """Those that failed, and nobody may be told: the operator decides."""
 
 
 class Settler:
     """Turns results into units."""
 
-    def __init__(self, settings: QueueSettings, bodies: Bodies, reporter: Reporter, log: Log) -> None:
+    def __init__(
+        self,
+        settings: QueueSettings,
+        bodies: Bodies,
+        reporter: Reporter,
+        log: Log,
+        *,
+        unproven: Unproven = Unproven.DISCARD,
+    ) -> None:
+        """Make it; `unproven`: what becomes of a mail that fails, and whose sender may be forged."""
+        self._unproven = unproven
         self._settings = settings
         self._bodies = bodies
         self._reporter = reporter
@@ -64,7 +76,7 @@ class Settler:
         except Exception:
             # Without its report a failure would be a loss: try again later rather than say nothing.
             self._log.exception("report_failed", message=id_text(mail.id))
-            found = _Sorted(found.delivered, (), (*found.late, *found.failed), ())
+            found = _Sorted(found.delivered, (), (*found.late, *found.failed), (), found.held)
             filed = Filed(())
         steps = [*self._row_steps(mail, found, owner, now), *_diary_steps(mail, found, now), *filed.steps]
         return Unit(tuple(steps), filed.notices)
@@ -88,16 +100,27 @@ class Settler:
                 late.append((recipient, result))
                 if warn_due(mail.created, now, after=after, warned=recipient.warned, steady=steady):
                     warned.append((recipient, result))
+        if failed and self._quarantines(mail):
+            self._log.warning("mail_quarantined", message=id_text(mail.id), recipients=len(failed))
+            return _Sorted(tuple(delivered), (), tuple(late), tuple(warned), tuple(failed))
         return _Sorted(tuple(delivered), tuple(failed), tuple(late), tuple(warned))
+
+    def _quarantines(self, mail: QueuedMail) -> bool:
+        """Tell whether what fails is kept, because nobody may be told and it is no report of ours."""
+        silent = mail.sender is None or not mail.returnable
+        return silent and mail.kind is Kind.MAIL and self._unproven is Unproven.QUARANTINE
 
     def _row_steps(self, mail: QueuedMail, found: _Sorted, owner: int, now: Instant) -> Iterable[Step]:
         gone = (*found.delivered, *found.failed)
-        if len(gone) + len(found.late) < mail.recipients:
+        if len(gone) + len(found.late) + len(found.held) < mail.recipients:
             # Units of one mail's other recipients may run beside this one: the row is their lock, so that the last
             # of them sees that it is the last.
             yield Step(TOUCH, {"mail": mail.id, "now": now})
         for recipient, _ in gone:
             yield Step(DONE, {"mail": mail.id, "position": recipient.position, "owner": owner})
+        for recipient, result in found.held:
+            which = {"mail": mail.id, "position": recipient.position, "owner": owner}
+            yield Step(QUARANTINE, which | {"never": NEVER, "now": now, "error": answer_line(result.reply)})
         warned = {recipient.position for recipient, _ in found.warned}
         for recipient, result in found.late:
             yield Step(
@@ -109,7 +132,7 @@ class Settler:
                     "now": now,
                     "due": self._next(mail, recipient, now),
                     "warned": int(recipient.warned or recipient.position in warned),
-                    "error": _line(result.reply),
+                    "error": answer_line(result.reply),
                 },
             )
         if gone:
@@ -117,7 +140,7 @@ class Settler:
             yield from self._bodies.release(mail.body, len(gone))
 
     def _next(self, mail: QueuedMail, recipient: QueuedRecipient, now: Instant) -> Instant:
-        quick = mail.kind is Kind.BOUNCE or recipient.route.lmtp
+        quick = mail.kind is Kind.BOUNCE or recipient.route.quick
         base = QUICK_BASE if quick else RELAY_BASE
         return next_attempt(mail.created, now, base=base, lifetime=self.lifetime(mail))
 
@@ -127,7 +150,8 @@ class Settler:
             (Action.FAILED, [pair for pair in found.failed if _wants(pair, Notify.FAILURE, unasked=True)]),
             (Action.DELAYED, [pair for pair in found.warned if _wants(pair, Notify.DELAY, unasked=True)]),
             # RFC 3461 §5.2.2: who hands a mail to a server without DSN says so, once, where success was asked for.
-            (Action.RELAYED, [pair for pair in found.delivered if _says_relayed(pair)]),
+            (Action.RELAYED, [pair for pair in found.delivered if _says_relayed(pair) and not _on_disk(pair)]),
+            (Action.DELIVERED, [pair for pair in found.delivered if _says_relayed(pair) and _on_disk(pair)]),
         )
         steps: list[Step] = []
         notices: list[Notice] = []
@@ -146,10 +170,11 @@ class Settler:
 
 def _diary_steps(mail: QueuedMail, found: _Sorted, now: Instant) -> Iterable[Step]:
     """Return one line for each different answer, with all recipients who got it."""
-    for event, pairs in (("delivered", found.delivered), ("failed", found.failed), ("deferred", found.late)):
+    kinds = ("delivered", found.delivered), ("failed", found.failed), ("deferred", found.late)
+    for event, pairs in (*kinds, ("quarantined", found.held)):
         answers: dict[tuple[str, str, bool], list[Pair]] = {}
         for pair in pairs:
-            answers.setdefault((pair[1].host, _line(pair[1].reply), pair[1].in_doubt), []).append(pair)
+            answers.setdefault((pair[1].host, answer_line(pair[1].reply), pair[1].in_doubt), []).append(pair)
         for (host, said, in_doubt), same in answers.items():
             result = same[0][1]
             fields: dict[str, str | int] = {
@@ -179,6 +204,11 @@ def _says_relayed(pair: Pair) -> bool:
     return not pair[1].dsn_passed and _wants(pair, Notify.SUCCESS, unasked=False)
 
 
+def _on_disk(pair: Pair) -> bool:
+    """Tell whether it ended here, in a program or a file: that is no relaying (RFC 3461 §5.2.3)."""
+    return pair[0].route.on_disk
+
+
 def _reported(recipient: Recipient, result: Result) -> Reported:
     reply = result.reply
     status = reply.enhanced or f"{reply.code // 100}.0.0"
@@ -187,7 +217,7 @@ def _reported(recipient: Recipient, result: Result) -> Reported:
     return Reported(
         recipient.address,
         status,
-        diagnostic=_line(reply),
+        diagnostic=answer_line(reply),
         remote=result.host if result.said else "",
         orcpt=recipient.orcpt,
     )
@@ -198,6 +228,7 @@ def _given_up(result: Result) -> Result:
     return replace(result, fate=Fate.FAILED)
 
 
-def _line(reply: Reply) -> str:
+def answer_line(reply: Reply) -> str:
+    """Return an answer as rows and the diary keep it: one printable line of at most ERROR_MAX letters."""
     text = " ".join(part for part in (str(reply.code), reply.enhanced, reply.text.replace("\n", " ")) if part)
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:ERROR_MAX]

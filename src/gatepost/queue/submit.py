@@ -7,6 +7,7 @@ from gatepost.base.address import Address
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Envelope, Recipient
 from gatepost.base.ids import MailId
+from gatepost.codec.smtp.xforward import Forwarded
 from gatepost.db.unit import Notice, Step
 from gatepost.policy.action import ToRelay
 from gatepost.queue.handover import Offer
@@ -28,6 +29,7 @@ def submit_steps(
     returnable: bool = True,
     size: int = 0,
     offer: Offer | None = None,
+    client: Forwarded | None = None,
 ) -> tuple[Step, ...]:
     """Return the steps that queue a mail for `relays`: one for the mail, one for each of them.
 
@@ -36,6 +38,7 @@ def submit_steps(
     relay is looked for among the envelope's recipients. `returnable` False: the sender may be forged and is never
     told anything. The envelope's id names the queued mail; one id is queued once. With a worker's `offer` the rows
     are leased by it already, and it is for the caller to let it `take` them after the commit.
+    Routes with `xforward` tell the next hop of `client`.
     """
     if not relays:
         return ()
@@ -51,7 +54,12 @@ def submit_steps(
             "kind": int(kind),
             "recipients": len(relays),
             "sender": sender,
-            "packed": pack_mail(envelope, returnable=returnable, size=size or envelope.declared_size),
+            "packed": pack_mail(
+                envelope,
+                returnable=returnable,
+                size=size or envelope.declared_size,
+                client=client if any(relay.route.xforward for relay in relays) else None,
+            ),
         },
     )
     rows = (

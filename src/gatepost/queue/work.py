@@ -17,7 +17,7 @@ from gatepost.base.ids import MailId, Minter, id_text
 from gatepost.base.ports import Log
 from gatepost.base.reply import Code, Reply
 from gatepost.blobs.bodies import Damaged, Missing
-from gatepost.db.unit import Database, NotCommitted, Row, Step, Unit, Unmet
+from gatepost.db.unit import Database, NotCommitted, Params, Row, Rows, Step, Unit, Unmet
 from gatepost.policy.action import Route
 from gatepost.queue.bounce import Bodies
 from gatepost.queue.handover import RECIPIENTS_MAX, SIZE_MAX, AtHand, Offer
@@ -25,18 +25,27 @@ from gatepost.queue.lanes import Lane, Lanes
 from gatepost.queue.model import QueuedMail, QueuedRecipient, unpack_mail, unpack_recipient
 from gatepost.queue.schedule import Steadiness, horizon
 from gatepost.queue.settings import QueueSettings
-from gatepost.queue.settle import Pair, Settler
+from gatepost.queue.settle import Pair, Settler, answer_line
 from gatepost.queue.sql import (
     ALL_DUE_LANES,
     DUE_LANES,
+    EVERYTHING,
     GIVE_BACK,
+    HOLD_UNREADABLE,
     LEASE,
     MAIL,
+    NEVER,
     NEXT_DUE,
+    PARK,
+    PARKED,
+    PAUSES,
     RENEW,
     REPAIR,
+    REST,
     RETRY_LANE,
+    RETURNED,
     STILL_MINE,
+    WAKE,
 )
 from gatepost.queue.submit import NOTICE
 from gatepost.relay.model import Consignment, Fate, Result
@@ -51,6 +60,12 @@ LOOK_AGAIN: Final = 60.0  # s at most between two looks
 AFTER_TROUBLE: Final = 1.0  # s
 RETRY_COMMIT: Final = (0.5, 1, 2, 5, 10, 30)  # s; the last for ever
 UNDER_REPAIR: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "internal error, see the log")
+PARKED_AT_ONCE: Final = 1_000
+BY_ORDER: Final = Result(
+    Fate.FAILED, Reply(Code.FAILED, "5.3.0", "returned by the operator of this server"), said=False
+)
+ENVELOPE_LOST: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "the stored envelope cannot be read: damaged, or no key")
+BODY_DAMAGED: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "the stored text cannot be read: damaged, or no key")
 BODY_LOST: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "the stored mail cannot be read, see the log")
 
 
@@ -94,6 +109,9 @@ class Worker:
         self._sessions = asyncio.Semaphore(sending.sessions)
         self._steadiness = Steadiness(clock.now(), clock.steady())
         self._wake = asyncio.Event()
+        self._paused: frozenset[str] = frozenset()
+        """Lanes that the operator has paused; EVERYTHING among them means all."""
+        self._obeys_until = float("-inf")
         self._stopping = asyncio.Event()
         self._held: dict[tuple[MailId, int], bool] = {}
         """What we have leased, and whether its delivery has begun."""
@@ -104,6 +122,7 @@ class Worker:
         unlisten = (
             self._database.listen("queue", lambda _: self._wake.set()),
             self._database.listen("queue_retry", self._retried),
+            self._database.listen("queue_pause", self._pauses_changed),
         )
         try:
             await self._repair()
@@ -143,7 +162,7 @@ class Worker:
         steady = self._clock.steady()
         for name, count in places.items():
             lane = self._lanes.of(name)
-            if lane.room < count or lane.rests(steady):
+            if lane.room < count or lane.rests(steady) or self._is_paused(name):
                 return None
         for name, count in places.items():
             self._lanes.of(name).leased += count
@@ -175,7 +194,10 @@ class Worker:
     async def _look(self, group: asyncio.TaskGroup) -> int:
         """Lease what is due and start to deliver it; return 0 when there was nothing."""
         try:
-            wanted = self._wanted(await self._due_lanes())
+            await self._obey()
+            due = await self._due_lanes()
+            parked = await self._park([name for name in due if name in self._paused])
+            wanted = self._wanted([name for name in due if not self._is_paused(name)])
             leased = await self._lease_lanes(group, wanted) if wanted else 0
         except NotCommitted as error:
             self._log.warning("queue_not_leased", problem=str(error))
@@ -183,9 +205,27 @@ class Worker:
             self._log.exception("queue_not_leased")  # a database that cannot even be read
         else:
             self._lanes.forget_idle(self._clock.steady())
-            return leased
+            return leased + parked
         await asyncio.sleep(AFTER_TROUBLE)
         return 1
+
+    async def _obey(self) -> None:
+        """Read what is paused: after a notice, and now and then, for a notice is no promise."""
+        steady = self._clock.steady()
+        if steady >= self._obeys_until:
+            self._obeys_until = steady + LOOK_AGAIN  # before the read: a notice that comes meanwhile counts
+            self._paused = frozenset(str(row[0]) for row in await self._database.read(PAUSES, {}))
+
+    def _is_paused(self, name: str) -> bool:
+        return name != RETURNED and (name in self._paused or EVERYTHING in self._paused)
+
+    async def _park(self, names: Sequence[str]) -> int:
+        """Put what is due in paused lanes out of the way of the others; return how much."""
+        if not names:
+            return 0
+        facts = {"now": self._clock.now(), "parked": PARKED, "most": PARKED_AT_ONCE}
+        found = await self._database.commit(Unit(tuple(Step(PARK, facts | {"lane": name}) for name in names)))
+        return sum(map(len, found))
 
     def _wanted(self, names: Sequence[str]) -> dict[str, int]:
         """Return how many recipients to lease for each destination."""
@@ -200,6 +240,8 @@ class Worker:
 
     async def _due_lanes(self) -> list[str]:
         """Return destinations with due mail that have room; looks at all only when the first are full."""
+        if EVERYTHING in self._paused:
+            return [RETURNED]
         now = self._clock.now()
         rows = await self._database.read(DUE_LANES, {"now": now, "most": LANES_READ})
         names = list(dict.fromkeys(str(row[0]) for row in rows))
@@ -217,9 +259,32 @@ class Worker:
         steps = tuple(Step(LEASE, facts | {"lane": name, "most": most}) for name, most in wanted.items())
         found = await self._database.commit(Unit(steps))
         for name, rows in zip(wanted, found, strict=True):
-            recipients = sorted(map(_recipient, rows), key=lambda each: (each.mail, each.position))
+            recipients = sorted(await self._readable(rows), key=lambda each: (each.mail, each.position))
             self._start(group, self._lanes.of(name), recipients)
         return sum(map(len, found))
+
+    async def _readable(self, rows: Rows) -> list[QueuedRecipient]:
+        """Return the recipients of rows that were leased; those that cannot be read are held."""
+        found, others = [], []
+        for row in rows:
+            try:
+                found.append(_recipient(row))
+            except ValueError:
+                others.append((MailId(_int(row[0])), _int(row[1])))
+        if others:
+            await self._hold_unreadable(others, ENVELOPE_LOST)
+        return found
+
+    async def _hold_unreadable(self, rows: Sequence[tuple[MailId, int]], why: Reply) -> None:
+        """Keep for the operator what only he can mend: what is damaged, and what has its key missing."""
+        facts: Params = {"owner": self._owner, "never": NEVER, "error": answer_line(why)}
+        for mail, position in rows:
+            self._log.error("unreadable_held", message=id_text(mail), position=position, why=why.text)
+        steps = (Step(HOLD_UNREADABLE, {**facts, "mail": mail, "position": position}) for mail, position in rows)
+        try:
+            await self._database.commit(Unit(tuple(steps)))
+        except NotCommitted as error:
+            self._log.warning("unreadable_not_held", problem=str(error))  # the lease ends, and it is found again
 
     def _start(
         self,
@@ -272,15 +337,26 @@ class Worker:
     ) -> None:
         """Deliver one mail to recipients of one lane and record what became of them."""
         try:
-            mail = await self._mail(mail_id) if at_hand is None else at_hand.mail
+            try:
+                mail = await self._mail(mail_id) if at_hand is None else at_hand.mail
+            except ValueError:
+                self._let_go(recipients)
+                await self._hold_unreadable([(each.mail, each.position) for each in recipients], ENVELOPE_LOST)
+                return
             if mail is None:
                 self._log.error("queue_row_without_mail", message=id_text(mail_id))
                 self._let_go(recipients)
                 return
             content = None if at_hand is None else at_hand.content
             results = await self._deliver(mail, route, recipients, lane, content)
-            if results is not None:
+            if results is not None and results[0].reply is BODY_DAMAGED:
+                self._let_go(recipients)
+                await self._hold_unreadable([(each.mail, each.position) for each in recipients], BODY_DAMAGED)
+            elif results is not None:
                 await self._record(mail, tuple(zip(recipients, results, strict=True)))
+            elif not self._stopping.is_set():
+                self._let_go(recipients)
+                await self._return([(each.mail, each.position) for each in recipients])
         except Exception:
             # Nobody renews what is not held: the lease ends, and another attempt is made as after a crash.
             self._log.exception("queue_broke", message=id_text(mail_id))
@@ -297,9 +373,12 @@ class Worker:
         lane: Lane,
         content: bytes | None,
     ) -> tuple[Result, ...] | None:
-        """Deliver when it is our turn; None when we stop before."""
+        """Deliver when it is our turn; None when we stop, or are paused, before."""
+        if lane is self._lanes.of(RETURNED):
+            return tuple(BY_ORDER for _ in recipients)
+        destination = route.destination(recipients[0].recipient.address)
         async with lane.slot():
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._is_paused(destination):
                 return None
             if lane.rests(self._clock.steady()) and lane.answer is not None:
                 return tuple(lane.answer for _ in recipients)
@@ -308,14 +387,27 @@ class Worker:
                     self._held[each.mail, each.position] = True
                 results = await self._try(mail, route, recipients, content)
             if lane.learn(results, self._clock.steady()):
-                await self._flush(route.destination(recipients[0].recipient.address))
+                await self._flush(destination)
+            elif lane.rests(self._clock.steady()):
+                await self._tell_rest(destination, lane)
             return results
+
+    async def _tell_rest(self, destination: str, lane: Lane) -> None:
+        """Write down for people that a destination is left alone."""
+        until = later(self._clock.now(), seconds(lane.rests_until - self._clock.steady()))
+        answer = "" if lane.answer is None else answer_line(lane.answer.reply)
+        try:
+            await self._database.commit(
+                Unit((Step(REST, {"lane": destination, "until": until, "answer": answer}),))
+            )
+        except NotCommitted as error:
+            self._log.warning("rest_not_noted", destination=destination, problem=str(error))
 
     async def _flush(self, destination: str) -> None:
         """Make all mail of a destination due that was dead and has come back."""
         try:
             step = Step(RETRY_LANE, {"lane": destination, "now": self._clock.now()})
-            (rows,) = await self._database.commit(Unit((step,), (NOTICE,)))
+            (rows,) = await self._database.commit(Unit((step, Step(WAKE, {"lane": destination})), (NOTICE,)))
         except NotCommitted as error:
             self._log.warning("queue_not_flushed", destination=destination, problem=str(error))
             return
@@ -338,10 +430,14 @@ class Worker:
             smtputf8=mail.smtputf8,
             ret=mail.ret,
             envid=mail.envid,
+            client=mail.client,
         )
         try:
             return await self._relay.deliver(consignment)
-        except (Missing, Damaged) as wrong:
+        except Damaged as wrong:
+            self._log.error("body_damaged", message=id_text(mail.id), problem=str(wrong))
+            reply = BODY_DAMAGED
+        except Missing as wrong:
             self._log.error("body_lost", message=id_text(mail.id), problem=str(wrong))
             reply = BODY_LOST
         except Exception:
@@ -403,8 +499,9 @@ class Worker:
     async def _repair(self) -> None:
         """Bring back what a clock far ahead has planned."""
         now = self._clock.now()
+        facts = {"now": now, "horizon": horizon(now), "parked": PARKED}
         try:
-            (rows,) = await self._database.commit(Unit((Step(REPAIR, {"now": now, "horizon": horizon(now)}),)))
+            (rows,) = await self._database.commit(Unit((Step(REPAIR, facts),)))
         except NotCommitted as error:
             self._log.warning("queue_not_repaired", problem=str(error))
             return
@@ -430,6 +527,10 @@ class Worker:
 
     def _retried(self, _: int) -> None:
         self._lanes.wake_all()
+        self._wake.set()
+
+    def _pauses_changed(self, _: int) -> None:
+        self._obeys_until = float("-inf")
         self._wake.set()
 
 

@@ -4,18 +4,22 @@ In this order, the first that speaks decides:
 
     the rule         `tls = "none"` or `"verify"` is the operator's word
     DANE             validated TLSA records of the host (RFC 7672)                        relay/dane.py
+    MTA-STS          the domain's policy says `enforce` (RFC 8461 §2: DANE goes first)     relay/mtasts.py
     the rule again   `tls = "require"`, a login, `allow_plain = false`: TLS, any certificate
     else             TLS where it is offered and works (RFC 7435)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_address
 from typing import Final
 
+from gatepost.aio.offload import Overfull
+from gatepost.codec.mtasts import Mode
 from gatepost.codec.tlsa import Tlsa
-from gatepost.policy.action import RelayTls, Route
+from gatepost.policy.action import RelayTls, Route, RouteKind
 from gatepost.relay import dane
+from gatepost.relay.mtasts import Policies
 from gatepost.relay.route import Hop
 from gatepost.relay.settings import RelaySettings
 
@@ -64,11 +68,12 @@ _MAY: Final = "TLS where it is offered"
 
 
 class Assurer:
-    """Knows what to ask of a hop; without `names` there is no DANE."""
+    """Knows what to ask of a hop; without `names` there is no DANE, without `policies` no MTA-STS."""
 
-    def __init__(self, settings: RelaySettings, names: dane.Names | None) -> None:
+    def __init__(self, settings: RelaySettings, names: dane.Names | None, policies: Policies | None = None) -> None:
         self._settings = settings
         self._names = names if settings.dane else None
+        self._policies = policies if settings.mta_sts else None
 
     async def assure(self, hop: Hop, route: Route, destination: str) -> Assurance:
         """Return what `hop` must prove for mail to `destination` (a domain, for MX routes); raises Unsure."""
@@ -79,19 +84,40 @@ class Assurer:
         if route.tls is RelayTls.VERIFY:
             return Assurance(Level.VERIFY, "the rule says tls = verify")
         plainly = self._by_rule(route)
-        if self._names is None or route.lmtp or _is_address(hop.name):
+        if self._names is not None and not route.lmtp and not _is_address(hop.name):
+            finding = await dane.look(self._names, hop.name, hop.port)
+            match finding.found:
+                case dane.Found.FAILED:
+                    raise Unsure(finding.why)
+                case dane.Found.RECORDS:
+                    names = _references(finding.base, hop, destination)
+                    return Assurance(Level.DANE, finding.why, finding.base, finding.records, names)
+                case dane.Found.UNUSABLE:
+                    plainly = Assurance(Level.ENCRYPT, finding.why, finding.base)
+                case dane.Found.NONE:
+                    plainly = replace(plainly, why=f"{plainly.why}; {finding.why}")
+        if self._policies is None or route.lmtp or route.kind is not RouteKind.MX or destination.startswith("["):
             return plainly
-        finding = await dane.look(self._names, hop.name, hop.port)
-        match finding.found:
-            case dane.Found.FAILED:
-                raise Unsure(finding.why)
-            case dane.Found.RECORDS:
-                names = _references(finding.base, hop, destination)
-                return Assurance(Level.DANE, finding.why, finding.base, finding.records, names)
-            case dane.Found.UNUSABLE:
-                return Assurance(Level.ENCRYPT, finding.why, finding.base)
-            case dane.Found.NONE:
-                return Assurance(plainly.level, f"{plainly.why}; {finding.why}")
+        return await self._by_policy(self._policies, hop, destination, plainly)
+
+    async def _by_policy(self, policies: Policies, hop: Hop, domain: str, plainly: Assurance) -> Assurance:
+        """Return what the domain's policy asks (RFC 8461 §5); raises Unsure for a host that it does not name."""
+        try:
+            finding = await policies.find(domain)
+        except Overfull as full:
+            raise Unsure(f"the MTA-STS policy of {domain} cannot be read now: {full}") from full
+        if finding.known is None:
+            return replace(plainly, why=f"{plainly.why}; {finding.why}") if finding.why else plainly
+        policy = finding.known.policy
+        fits = policy.fits(hop.name)
+        why = finding.why if fits else f"{finding.why}, which does not name {hop.name}"
+        match policy.mode:
+            case Mode.ENFORCE if fits:
+                return Assurance(Level.VERIFY, why)
+            case Mode.ENFORCE:
+                raise Unsure(why)
+            case Mode.TESTING | Mode.NONE:
+                return replace(plainly, why=f"{plainly.why}; {why}")
 
     def _by_rule(self, route: Route) -> Assurance:
         if route.tls is RelayTls.REQUIRE:

@@ -84,6 +84,23 @@ class Relay:
         """End the kept connections."""
         self._pool.close()
 
+    async def reach(self, route: Route, destination: str) -> Session:
+        """Open a session with the best host, for who has a question and no mail; raises Unreachable or NoRoute.
+
+        Of several hosts the first alone is asked: a lesser one may be a backup, which does not know.
+        """
+        best, reason = "", Unreachable(NO_HOST)
+        async with aclosing(self._router.hops(route, destination)) as hops:
+            async for hop in hops:
+                best = best or hop.name
+                if hop.name != best:
+                    break
+                try:
+                    return await self._open(hop, route, destination)
+                except Unreachable as unreachable:
+                    reason = unreachable
+        raise reason
+
     async def _deliver(self, consignment: Consignment) -> tuple[Result, ...]:
         route = consignment.route
         destination = route.destination(consignment.recipients[0].address)

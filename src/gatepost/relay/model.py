@@ -8,6 +8,7 @@ from gatepost.base.address import ReversePath
 from gatepost.base.envelope import Recipient, Tls
 from gatepost.base.ids import MailId
 from gatepost.base.reply import Reply
+from gatepost.codec.smtp.xforward import Forwarded
 from gatepost.policy.action import Route
 
 
@@ -34,6 +35,8 @@ class Consignment:
     smtputf8: bool = False
     ret: str = ""
     envid: str = ""
+    client: Forwarded | None = None
+    """Who gave us the mail, for next hops that are told."""
 
 
 @dataclass(frozen=True, slots=True)

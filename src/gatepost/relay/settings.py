@@ -38,6 +38,10 @@ class RelaySettings:
     """Ask for TLSA records, and hold servers that have them to them (DANE, RFC 7672). It needs a resolver that
     validates DNSSEC, on this machine or with `resolver.trusted`; without one nothing is found and nothing asked."""
 
+    mta_sts: bool = True
+    """Fetch the MTA-STS policies of other domains (RFC 8461), and hold their servers to them: under a policy that
+    says `enforce` mail goes to the servers it names only, by TLS with a certificate that holds. DANE goes first."""
+
     credentials: str = ""
     """A file with `label user:password` lines, for actions with `auth`."""
 
@@ -92,6 +96,9 @@ class RelaySettings:
 
     end_time: Seconds = Seconds(600)
     """Patience for the answer to the end of the mail (§4.5.3.2.6)."""
+
+    program_time: Seconds = Seconds(60)
+    """How long a program of this machine may take for a mail (policy.tables.NAME.programs); then it is ended."""
 
     def __post_init__(self) -> None:
         if self.helo and _NAME.fullmatch(self.helo) is None:

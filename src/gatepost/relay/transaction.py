@@ -16,6 +16,7 @@ from gatepost.base.reply import Code, Reply
 from gatepost.codec.smtp import client as smtp
 from gatepost.codec.smtp.client import HeardReply
 from gatepost.codec.smtp.data import crlf_only
+from gatepost.codec.smtp.xforward import xforward
 from gatepost.relay.client import Broken, Session, trouble
 from gatepost.relay.fit import Fitted, fit
 from gatepost.relay.model import Consignment, Fate, Result
@@ -63,10 +64,19 @@ class _Transaction:
         refusal = await self._fit()
         if refusal is not None:
             self._close(refusal, said=False)
-        elif self._session.offered.pipelining:
+            return
+        await self._introduce()
+        if self._session.offered.pipelining:
             await self._pipelined()
         else:
             await self._step_by_step()
+
+    async def _introduce(self) -> None:
+        """Tell a filter for whom we speak; what it says to that does not keep the mail back."""
+        session, client = self._session, self._consignment.client
+        if session.route.xforward and client is not None and session.offered.xforward:
+            for command in xforward(client, session.offered.xforward):
+                await session.ask(command, "XFORWARD", session.settings.command_time)
 
     async def _step_by_step(self) -> None:
         session, patience = self._session, self._session.settings.command_time

@@ -20,6 +20,7 @@ from gatepost.codec.smtp.grammar import (
     Plain,
     Rcpt,
     StartTls,
+    Turn,
     parse_command,
     parse_mailbox,
     parse_path,
@@ -70,7 +71,7 @@ BOB = Address("bob", "here.example")
         (b"StartTLS", StartTls()),
         (b"NOOP whatever", Plain("NOOP")),
         (b"VRFY root", Plain("VRFY")),
-        (b"ETRN #q;DROP--", Plain("ETRN")),
+        (b"ETRN #q;DROP--", Turn(b"#q;DROP--")),
     ],
 )
 def test_a_command_is_read(line: bytes, command: object) -> None:

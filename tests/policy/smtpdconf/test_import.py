@@ -200,8 +200,8 @@ def test_conditions_of_match(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'accept for local deliver to mda "procmail"\n',
-        'action "m" mda "procmail"\nmatch for local action "m"\n',
+        'accept for local deliver to mda "procmail -a %{rcpt.user}"\n',
+        'action "m" mda "procmail" user root\nmatch for local action "m"\n',
         'action "o" relay\nmatch from socket for any action "o"\n',
         'action "o" relay\nmatch mail-from regex "^x" for any reject\n',
         'action "o" relay domain <hosts>\nmatch for any action "o"\n',
@@ -223,7 +223,7 @@ def test_an_interface_that_only_the_operator_knows_keeps_the_settings_from_being
 
 def test_a_table_of_a_program_is_left_out_so_that_its_rule_asks_for_it(tmp_path: Path) -> None:
     found = found_in("table d mysql:/etc/my.conf\naccept for domain <d> deliver to mbox\n", tmp_path)
-    assert "not mysql" in told(found)
+    assert "not read from mysql" in told(found)
     with pytest.raises(BadSetting, match="there is no table 'd'"):
         load(config_of(found).policy)
 
@@ -343,3 +343,81 @@ def test_a_policy_can_be_renewed_with_an_imported_one(tmp_path: Path) -> None:
     policy.renew(fresh, load(fresh))
     assert route(policy, "x@far.example", LOCAL) == [f"{SIGNER} x@far.example"]
     assert route(policy, "joe.bloggs@here.example", STRANGER) == [f"{SCANNER} joe.bloggs@here.example"]
+
+
+@pytest.mark.row("MT-36")
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "accept for local userbase <homes> deliver to mbox\n",
+        'action "a" mbox userbase <homes>\nmatch for local action "a"\n',
+    ],
+)
+def test_a_userbase_is_where_forward_files_are_read(rules: str, tmp_path: Path) -> None:
+    found = found_in(f"table homes {{ joe = 1000:1000:/home/joe }}\n{rules}", tmp_path)
+    policy = config_of(found).policy
+    (action,) = policy.actions.values()
+    assert (action.forward_files, action.userbase, action.forward_programs) == (True, "homes", False)
+    assert load(policy).forwards
+    assert ".forward" in told(found)
+
+
+@pytest.mark.row("MT-30")
+def test_tables_of_sqlite_and_postgresql_keep_their_queries(tmp_path: Path) -> None:
+    (tmp_path / "sqlite.conf").write_text(
+        f"# users\ndbpath {tmp_path}/users.db\n"
+        "query_alias SELECT target FROM aliases WHERE address=? AND note <> '?';\n"
+        "query_domain SELECT name FROM domains WHERE name=?;\nquery_mailaddrmap SELECT 1 WHERE 1=?\n"
+    )
+    (tmp_path / "pg.conf").write_text(
+        "conninfo host='/run/pg' user=mail dbname='mail' password='secret word'\n"
+        "query_domain SELECT name FROM domains WHERE name=$1;\n"
+    )
+    rules = (
+        f"table users sqlite:{tmp_path}/sqlite.conf\ntable domains postgres:{tmp_path}/pg.conf\n"
+        "accept from any for domain <domains> virtual <users> deliver to mbox\n"
+    )
+    found = found_in(rules, tmp_path)
+    tables = config_of(found).policy.tables
+    assert tables["users"].sql == f"sqlite://{tmp_path}/users.db"
+    assert tables["users"].queries == {
+        "aliases": "SELECT target FROM aliases WHERE address=:key AND note <> '?'",
+        "domain": "SELECT name FROM domains WHERE name=:key",
+    }
+    assert tables["domains"].sql == "postgresql:///?host=%2Frun%2Fpg&user=mail&dbname=mail"
+    assert tables["domains"].queries == {"domain": "SELECT name FROM domains WHERE name=:key"}
+    assert load(config_of(found).policy).rules
+    said = told(found)
+    assert "secret" not in said + as_toml(found)
+    assert "query_mailaddrmap" in said
+
+
+def test_a_database_that_cannot_be_known_is_left_out_so_that_its_rule_asks_for_it(tmp_path: Path) -> None:
+    (tmp_path / "empty.conf").write_text("# nothing\n")
+    for source in ("sqlite:/nowhere/x.conf", f"postgres:{tmp_path}/empty.conf"):
+        found = found_in(f"table d {source}\naccept for domain <d> deliver to mbox\n", tmp_path)
+        assert "unsupported" in told(found)
+        with pytest.raises(BadSetting, match="there is no table 'd'"):
+            load(config_of(found).policy)
+
+
+@pytest.mark.row("MT-05")
+def test_a_db_without_its_text_is_read_itself(tmp_path: Path) -> None:
+    (tmp_path / "only.db").write_bytes(b"")
+    found = found_in(f"table a db:{tmp_path}/only.db\naccept for local alias <a> deliver to mbox\n", tmp_path)
+    assert config_of(found).policy.tables["a"].db == f"{tmp_path}/only.db"
+
+
+@pytest.mark.parametrize(
+    ("rules", "user"),
+    [
+        ('accept for local deliver to mda "procmail -f -"\n', "nobody"),
+        ('action "m" mda "procmail -f -" user filter\nmatch for local action "m"\n', "filter"),
+    ],
+)
+def test_a_delivery_agent_is_a_program_with_a_user_of_its_own(rules: str, user: str, tmp_path: Path) -> None:
+    found = found_in(rules, tmp_path)
+    (action,) = config_of(found).policy.actions.values()
+    assert (action.program, action.program_shell, action.program_user) == ("procmail -f -", True, user)
+    assert route(policy_of(found), "root@localhost", LOCAL) == [f"program://{user} root@localhost"]
+    assert "program_user" in told(found)

@@ -24,7 +24,13 @@ def received_field(client: Client, hostname: str, envelope: Envelope, now: Insta
     lines.append(f"\tby {hostname} (gatepost) with {_protocol(client, envelope)} id {id_text(envelope.id)}")
     if client.tls is not None:
         tls = client.tls
-        lines.append(f"\t(version={tls.version} cipher={tls.cipher} bits={tls.bits})")
+        shown = printable(tls.client_name, HELO_MAX).translate(_BENT)
+        proven = f" client={shown}" if shown else ""
+        lines.append(f"\t(version={tls.version} cipher={tls.cipher} bits={tls.bits}{proven})")
+    if client.local_user:
+        lines.append(f"\t(user {printable(client.local_user, 64).translate(_BENT)} of this machine)")
+    if client.via:
+        lines.append(f"\t(handed on by {client.via})")
     if len(envelope.recipients) == 1:
         address_text = printable(str(envelope.recipients[0].address), 320)
         if address_text.isascii() and not _BENDING.search(address_text):

@@ -100,6 +100,8 @@ class Extensions:
     enhanced: bool = False
     starttls: bool = False
     mechanisms: frozenset[str] = frozenset()
+    xforward: frozenset[str] = frozenset()
+    """The attributes of XFORWARD that it takes."""
 
     @staticmethod
     def read(reply: HeardReply) -> "Extensions":
@@ -120,6 +122,7 @@ class Extensions:
             enhanced="ENHANCEDSTATUSCODES" in offered,
             starttls="STARTTLS" in offered,
             mechanisms=frozenset(offered.get("AUTH", "").upper().split()),
+            xforward=frozenset(offered.get("XFORWARD", "").upper().split()),
         )
 
 

@@ -90,12 +90,27 @@ class StartTls:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A command that changes nothing: RSET, NOOP, QUIT, HELP, VRFY, EXPN, ETRN, and those we know to refuse."""
+    """A command that changes nothing: RSET, NOOP, QUIT, HELP, VRFY, EXPN, and those we know to refuse."""
 
     verb: str
 
 
-Command = Hello | Mail | Rcpt | Data | Bdat | Auth | StartTls | Plain
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """XFORWARD or XCLIENT (`verb`) with what follows: xforward.py reads it, only for whom it is allowed."""
+
+    verb: str
+    rest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """ETRN with what follows: etrn.py reads it, where it is offered."""
+
+    rest: bytes
+
+
+Command = Hello | Mail | Rcpt | Data | Bdat | Auth | StartTls | Introduce | Turn | Plain
 
 
 class BadAddress(ValueError):
@@ -311,11 +326,12 @@ _PARSERS: Final[Mapping[bytes, Callable[[bytes, bool], Command]]] = {
     b"STARTTLS": _bare(StartTls()),
     b"RSET": _bare(Plain("RSET")),
     b"QUIT": _bare(Plain("QUIT")),
+    b"ETRN": lambda rest, _utf8: Turn(rest),
+    b"XCLIENT": lambda rest, _utf8: Introduce("XCLIENT", rest),
+    b"XFORWARD": lambda rest, _utf8: Introduce("XFORWARD", rest),
 }
 _LINE_MAX: Final = {b"MAIL": PARAMETER_LINE_MAX, b"RCPT": PARAMETER_LINE_MAX, b"AUTH": AUTH_LINE_MAX}
-_PLAIN: Final = {
-    verb.encode(): verb for verb in ("NOOP", "HELP", "VRFY", "EXPN", "ETRN", "TURN", "XCLIENT", "XFORWARD")
-}
+_PLAIN: Final = {verb.encode(): verb for verb in ("NOOP", "HELP", "VRFY", "EXPN", "TURN")}
 
 
 def _path_and_parameters(rest: bytes, keyword: bytes) -> tuple[bytes, dict[bytes, bytes]]:

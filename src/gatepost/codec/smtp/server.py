@@ -32,6 +32,7 @@ from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.codec import sasl
 from gatepost.codec.line import LineBuffer, LineTooLong
 from gatepost.codec.smtp.data import BareLines, Chunks, EndOfData, Flaw
+from gatepost.codec.smtp.etrn import Etrn, Offer, not_allowed, parse_etrn
 from gatepost.codec.smtp.grammar import (
     AUTH_LINE_MAX,
     LINE_TOO_LONG,
@@ -41,12 +42,15 @@ from gatepost.codec.smtp.grammar import (
     Command,
     Data,
     Hello,
+    Introduce,
     Mail,
     Plain,
     Rcpt,
     StartTls,
+    Turn,
     parse_command,
 )
+from gatepost.codec.smtp.xforward import OFFERS, Introduction, parse_introduction
 
 # Words of other protocols: a browser or a proxy was made to speak to us (ALPACA; PROXY from whom we did not ask).
 FOREIGN: Final = frozenset(
@@ -114,6 +118,9 @@ class Terms:
     """A command with an LF that has no CR before it."""
     unannounced: Reaction = Reaction.IGNORE
     """Commands sent together by who did not say EHLO, so was not told of PIPELINING (RFC 2920 §3.1)."""
+    introductions: frozenset[str] = frozenset()
+    """XFORWARD, XCLIENT: which of them this peer may say, and is told of."""
+    etrn: Offer = Offer.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,19 @@ class TransactionReset:
     """The transaction under way is forgotten (RSET, a new EHLO). Needs no answer."""
 
 
-Event = Hello | Mail | Rcpt | BodyBegins | BodyPart | BodyEnds | Authenticating | StartTls | TransactionReset
+Event = (
+    Hello
+    | Mail
+    | Rcpt
+    | BodyBegins
+    | BodyPart
+    | BodyEnds
+    | Authenticating
+    | StartTls
+    | TransactionReset
+    | Introduction
+    | Etrn
+)
 
 
 class Phase(Enum):
@@ -172,6 +191,8 @@ _EVERYWHERE: Final = frozenset(
 ALLOWED: Final[Mapping[type[Command], frozenset[Phase]]] = {
     Hello: _EVERYWHERE,
     Plain: _EVERYWHERE,
+    Introduce: _EVERYWHERE,
+    Turn: _EVERYWHERE,
     Mail: frozenset((Phase.IDLE,)),
     Rcpt: frozenset((Phase.SENDER, Phase.RECIPIENTS)),
     Data: frozenset((Phase.RECIPIENTS,)),
@@ -211,6 +232,7 @@ BARE_NEWLINE: Final = Reply(Code.FAILED, "5.5.2", "Lines end in CR LF, not in LF
 NOT_SMTP: Final = Reply(Code.SHUTTING_DOWN, "4.7.0", "This is a mail server")
 MALFORMED_RESPONSE: Final = Reply(Code.ARGUMENTS, "5.5.2", "Malformed authentication response")
 AUTH_CANCELLED: Final = Reply(Code.ARGUMENTS, "5.7.0", "Authentication cancelled")
+NOT_TRUSTED: Final = Reply(Code.NO_SUCH_MAILBOX, "5.7.0", "Not allowed")
 UNKNOWN_MECHANISM: Final = Reply(Code.PARAMETER_NOT_IMPLEMENTED, "5.5.4", "Mechanism not supported")
 
 _ANSWERS: Final = {
@@ -220,8 +242,6 @@ _ANSWERS: Final = {
     "EXPN": Reply(Code.NOT_IMPLEMENTED, "5.5.1", "Command not implemented"),
     "ETRN": Reply(Code.NOT_IMPLEMENTED, "5.5.1", "Command not implemented"),
     "TURN": Reply(Code.NOT_IMPLEMENTED, "5.5.1", "Command not implemented"),
-    "XCLIENT": Reply(Code.NO_SUCH_MAILBOX, "5.7.0", "Not allowed"),
-    "XFORWARD": Reply(Code.NO_SUCH_MAILBOX, "5.7.0", "Not allowed"),
 }
 
 
@@ -430,6 +450,11 @@ class Dialogue:
                 self.accept_each((reply,) * (self._recipients if self.terms.lmtp else 1))
             case StartTls():
                 self._out.append(_TLS_READY)
+            case Introduction():
+                self._out.append(_RESET)
+            case Etrn():
+                assert reply is not None, "who asks for mail is told whether some waits"
+                self._out.append(reply.octets())
             case _:
                 raise AssertionError(f"there is nothing to accept in {event!r}")
 
@@ -490,6 +515,18 @@ class Dialogue:
         self._phase = Phase.CONNECTED
         self._pipelining = False
         self._set_line_limit()
+
+    def restart(self, *, authenticated: bool) -> None:
+        """Begin anew for the client that XCLIENT told of, whom a proxy may have authenticated.
+
+        EHLO may be said again and need not be: clamsmtp goes on with the MAIL that it had held back.
+        """
+        assert not self._lines, "octets from before the new greeting"
+        self._pending = None
+        self._authenticated = authenticated
+        self._forget_transaction()
+        self._set_line_limit()
+        self.greet()
 
     def close(self, reply: Reply | None = None, reason: str = "") -> None:
         """End the session; `reply` is said before."""
@@ -563,6 +600,10 @@ class Dialogue:
                 return self._starttls(command)
             case Auth():
                 return self._auth(command)
+            case Introduce():
+                return self._introduce(command)
+            case Turn():
+                return self._etrn(command)
 
     def _ask(self, event: Event) -> Event:
         self._pending = event
@@ -636,9 +677,9 @@ class Dialogue:
         if not self._waste():
             return None
         self._out.append(_RESET)
-        if self._phase in (Phase.CONNECTED, Phase.IDLE):
+        if self._phase in (Phase.CONNECTED, Phase.IDLE) and not self.terms.introductions:
             return None
-        self._forget_transaction()
+        self._forget_transaction()  # and what XFORWARD said
         return TransactionReset()
 
     def _starttls(self, command: StartTls) -> Event | None:
@@ -648,6 +689,38 @@ class Dialogue:
             self._fail(NO_TLS)
         else:
             return self._ask(command)
+        return None
+
+    def _introduce(self, command: Introduce) -> Event | None:
+        """Read XFORWARD or XCLIENT of a peer that may say it; XCLIENT must be the last of a group."""
+        if command.verb not in self.terms.introductions:
+            self._fail(NOT_TRUSTED)
+        elif self._phase not in (Phase.CONNECTED, Phase.IDLE):
+            self._fail(OUT_OF_ORDER)
+        elif command.verb == "XCLIENT" and len(self._lines):
+            self.note(Misdeed.NOT_WAITED)
+            self.close(NOT_WAITED, "did not wait for a reply")
+        elif self._waste():
+            try:
+                return self._ask(parse_introduction(command.verb, command.rest))
+            except Refusal as refusal:
+                self._fail(refusal.reply)
+        return None
+
+    def _etrn(self, command: Turn) -> Event | None:
+        if self.terms.etrn is Offer.NONE:
+            self._fail(_ANSWERS["ETRN"])
+        elif self._phase is not Phase.IDLE:  # RFC 1985 §5.1: not within a transaction, nor before EHLO
+            self._fail(OUT_OF_ORDER)
+        elif self._waste():
+            try:
+                asked = parse_etrn(command.rest)
+            except Refusal as refusal:
+                self._fail(refusal.reply)
+                return None
+            if self.terms.etrn is Offer.YES:
+                return self._ask(asked)
+            self._fail(not_allowed(asked.node))
         return None
 
     # AUTH
@@ -854,4 +927,7 @@ def _extensions(terms: Terms, tls: bool, auth: bool) -> bytes:
         lines.append("STARTTLS")
     if auth:
         lines.append("AUTH " + " ".join(terms.mechanisms))
+    if terms.etrn is Offer.YES:
+        lines.append("ETRN")
+    lines += (f"{verb} {attributes}" for verb, attributes in OFFERS.items() if verb in terms.introductions)
     return Reply(Code.OK, "", "\n".join(lines)).octets()

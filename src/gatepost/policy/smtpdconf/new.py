@@ -3,7 +3,7 @@
 from typing import Final
 
 from gatepost.policy.smtpdconf.cursor import Cursor
-from gatepost.policy.smtpdconf.old import OWN_MAILBOX, lookups, source
+from gatepost.policy.smtpdconf.old import OWN_MAILBOX, lookups, mda, source, userbase
 from gatepost.policy.smtpdconf.route import credentials, lmtp, relay_to
 from gatepost.policy.smtpdconf.words import ActionWords, Heed, RuleWords, Undecided, Value
 
@@ -57,7 +57,7 @@ def _method(words: Cursor, settings: dict[str, Value]) -> None:
         case "expand-only" | "forward-only":
             words.note(Heed.CHANGED, f"{method}: what nothing forwards keeps the mail in the own mailbox")
         case "mda":
-            raise Undecided("programs are not run: deliver to a mailbox here, or hand the mail to an LMTP server")
+            mda(words, settings)
         case _:
             words.wrong(f"'{method}' is no action", "lmtp, maildir, mbox, mda, relay, expand-only, forward-only")
     while not words.done():
@@ -73,10 +73,15 @@ def _local_option(words: Cursor, settings: dict[str, Value]) -> None:
         settings[key] = words.mapping(key)
         lookups(words, key)
     elif words.skip("userbase"):
-        words.table("the userbase")
-        words.note(Heed.CHANGED, "userbase: the accounts say who is a user (gatepost user add)")
+        userbase(words, settings)
     elif words.skip("user"):
-        words.note(Heed.IGNORED, f"user {words.value('a user')}: nothing runs as another user here")
+        user = words.value("a user")
+        if "program" not in settings:
+            words.note(Heed.IGNORED, f"user {user}: nothing runs as another user here")
+        elif user == "root":
+            raise Undecided("user root: programs never run as root; name another user")
+        else:
+            settings["program_user"] = user
     elif words.skip("wrapper"):
         raise Undecided(f"wrapper {words.value('a wrapper')}: programs are not run")
     elif words.skip("ttl"):

@@ -133,8 +133,7 @@ def _action(words: Cursor, action: dict[str, Value]) -> bool:
         action[key] = words.mapping(key)
         lookups(words, key)
     elif words.skip("userbase"):
-        words.table("the userbase")
-        words.note(Heed.CHANGED, "userbase: the accounts say who is a user (gatepost user add)")
+        userbase(words, action)
     elif words.skip("deliver"):
         _deliver(words, action)
     elif words.skip("relay"):
@@ -150,6 +149,31 @@ def _action(words: Cursor, action: dict[str, Value]) -> bool:
     return True
 
 
+def mda(words: Cursor, action: dict[str, Value]) -> None:
+    """Read the command of a delivery agent; raises Undecided where it asks for what only smtpd fills in."""
+    command = words.value("the command")
+    if "%{" in command:
+        raise Undecided(
+            f"mda {command}: write $USER, $LOCAL, $DOMAIN, $RECIPIENT, $SENDER or $EXTENSION for %{{...}}"
+        )
+    action |= {"program": command, "program_shell": True}
+    words.note(
+        Heed.CHANGED,
+        "mda: the program runs as program_user, nobody if not told, and not as each of the users; exit status 71 "
+        "or 75 is tried again, all others but 0 are final",
+    )
+
+
+def userbase(words: Cursor, action: dict[str, Value]) -> None:
+    """Read the table of users: their homes have .forward files; their mailboxes are the accounts'."""
+    action |= {"forward_files": True, "userbase": words.mapping("userbase")}
+    words.note(
+        Heed.CHANGED,
+        "userbase: .forward is read in its homes, and runs programs only with forward_programs = true; who has a "
+        "mailbox say the accounts (gatepost user add)",
+    )
+
+
 def lookups(words: Cursor, key: str) -> None:
     """Say what is different in tables of aliases and virtual users."""
     if key == "virtual":
@@ -158,7 +182,9 @@ def lookups(words: Cursor, key: str) -> None:
             "a bare user is an account of the recipient's domain, unless an LMTP server takes it by name",
         )
     words.note(
-        Heed.CHANGED, f"a value of the {key} table that runs a program or writes a file is refused at the start"
+        Heed.CHANGED,
+        f"a value of the {key} table that runs a program or writes a file is refused at the start unless the table "
+        "says programs = true",
     )
 
 
@@ -175,8 +201,7 @@ def _deliver(words: Cursor, action: dict[str, Value]) -> None:
         server = words.value("the LMTP server")
         action |= lmtp(server, words, whole=words.skip("rcpt-to"))
     elif words.skip("mda"):
-        words.value("the command")
-        raise Undecided("programs are not run: deliver to a mailbox here, or hand the mail to an LMTP server")
+        mda(words, action)
     else:
         words.unknown("deliver to", "mbox, maildir, lmtp, mda")
 

@@ -1,8 +1,10 @@
 """Everything but listeners and rules: tables, certificates, the queue, limits."""
 
 import re
+from pathlib import Path
 from typing import Final
 
+from gatepost.policy.smtpdconf.backend import BACKENDS, database
 from gatepost.policy.smtpdconf.cursor import Cursor
 from gatepost.policy.smtpdconf.words import Certificate, Heed, Remark, Value
 
@@ -27,11 +29,22 @@ def table(words: Cursor) -> None:
     backend, colon, path = source.partition(":")
     if not colon:
         backend, path = "file", source
+    if backend in BACKENDS and path.startswith("/"):
+        words.found.tables[name] = database(words, backend, path)
+        if words.found.tables[name]:
+            _declare(name, words)
+        words.tell("")
+        return
     if backend == "db":
-        path = path.removesuffix(".db")
+        text = path.removesuffix(".db")
+        if not Path(text).exists() and Path(path).exists():
+            words.found.tables[name] = {"db": path}
+            _declare(name, words)
+            return
+        path = text
         words.note(Heed.CHANGED, f"db: the text is read, {path}; makemap and newaliases are not needed")
     elif backend != "file":
-        why = f"tables are files or lists here, not {backend}: export it to a file, then add policy.tables.{name}"
+        why = f"tables are not read from {backend} here: export it to a file, then add policy.tables.{name}"
         words.note(Heed.UNSUPPORTED, why)
         words.found.tables[name] = {}
         words.tell("")

@@ -1,0 +1,1 @@
+"""What tables hold and where they get it from."""

@@ -1,0 +1,98 @@
+"""The envelope of a waiting mail for people: a block a recipient, `key: value` lines as smtpd's envelope files."""
+
+from collections.abc import Sequence
+
+from gatepost.base.clock import MICROSECONDS, Instant, later, seconds
+from gatepost.base.envelope import Notify
+from gatepost.base.ids import MailId, id_text
+from gatepost.db.unit import Database, Row
+from gatepost.queue.model import Kind, QueuedMail, unpack_mail, unpack_recipient
+from gatepost.queue.settings import QueueSettings
+from gatepost.queue.sql import ENVELOPE
+from gatepost.queue.verbs import NotThere
+
+Lines = tuple[tuple[str, str], ...]
+UNREADABLE = "it cannot be read: damaged, or its key is missing"
+
+
+async def envelopes(database: Database, mail: MailId, settings: QueueSettings) -> Sequence[Lines]:
+    """Return the envelope of each waiting recipient of a mail, in order; raises NotThere.
+
+    Times are seconds since 1970, as in smtpd's files; 0 is never. What does not apply is left out.
+    """
+    rows = await database.read(ENVELOPE, {"mail": mail})
+    if not rows:
+        raise NotThere(mail)
+    return [_lines(mail, row, settings) for row in rows]
+
+
+def _lines(mail: MailId, row: Row, settings: QueueSettings) -> Lines:
+    body, created, kind, recipients, packed_mail, position, state, owner, due, attempts, suspect, warned, *rest = (
+        row
+    )
+    last_try, lane, error, packed = rest
+    lines: list[tuple[str, object]] = [("evpid", f"{id_text(mail)}/{_int(position)}")]
+    lines += _mail_lines(_unpacked(mail, body, created, kind, recipients, packed_mail), settings)
+    lines += _recipient_lines(packed)
+    held = _int(state) == 1
+    flags = {"held": held, "under-way": bool(owner), "suspect": bool(suspect), "warned": bool(warned)}
+    lines += [
+        ("relay", lane),
+        ("last-try", _when(last_try)),
+        ("next-try", 0 if held else _when(due)),
+        ("retry", attempts),
+        ("flags", " ".join(name for name, is_set in flags.items() if is_set)),
+        ("errorline", error),
+    ]
+    return tuple((name, str(value)) for name, value in lines if value != "")
+
+
+def _mail_lines(mail: QueuedMail | None, settings: QueueSettings) -> list[tuple[str, object]]:
+    if mail is None:
+        return [("unreadable", UNREADABLE)]
+    bounce = mail.kind is Kind.BOUNCE
+    lifetime = settings.bounce_lifetime if bounce else settings.lifetime
+    return [
+        ("type", "bounce" if bounce else "mta"),
+        ("sender", "<>" if mail.sender is None else str(mail.sender)),
+        ("ctime", _when(mail.created)),
+        ("expire", _when(later(mail.created, seconds(lifetime)))),
+        ("size", mail.size or ""),
+        ("body", "8bitmime" if mail.eight_bit else ""),
+        ("smtputf8", "yes" if mail.smtputf8 else ""),
+        ("dsn-envid", mail.envid),
+        ("dsn-ret", mail.ret),
+    ]
+
+
+def _recipient_lines(packed: object) -> list[tuple[str, object]]:
+    try:
+        assert isinstance(packed, bytes)
+        recipient, route = unpack_recipient(packed)
+    except ValueError:
+        return [("unreadable", UNREADABLE)]
+    notify = recipient.notify
+    return [
+        ("rcpt", str(recipient.address)),
+        ("dsn-notify", "" if notify is None else ",".join(each.value for each in Notify if each in notify)),
+        ("dsn-orcpt", recipient.orcpt),
+        ("tls", route.tls.value),
+    ]
+
+
+def _unpacked(mail: MailId, *columns: object) -> QueuedMail | None:
+    body, created, kind, recipients, packed = columns
+    assert isinstance(packed, bytes)
+    try:
+        return unpack_mail(mail, _int(body), _int(created), _int(kind), _int(recipients), packed)
+    except ValueError:
+        return None
+
+
+def _when(instant: object) -> int:
+    return Instant(_int(instant)) // MICROSECONDS
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
