@@ -18,7 +18,7 @@ import typer.main
 
 from gatepost.base.settings import field_notes
 from gatepost.base.units import Octets, Seconds
-from gatepost.cli import app
+from gatepost.cli.commands import app
 from gatepost.config import Config
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -26,7 +26,7 @@ from gatepost.aio.fetch import Fetched, FetchFailed, Unchanged, fetch
 from gatepost.aio.tls import Pair, client_context, self_signed, write_pair
 from gatepost.base.settings import BadSetting, fill
 from gatepost.base.units import Octets, Seconds
-from gatepost.cli import app
+from gatepost.cli.commands import app
 from gatepost.codec.spamd.dialogue import Dialogue
 from gatepost.config import parse as parse_config
 from gatepost.feeds.channel import Channel, listen

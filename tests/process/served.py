@@ -18,7 +18,7 @@ USER: Final = "bob@here.example"
 PASSWORD: Final = "correct horse"
 COMMANDS: Final = """
 import json, sys
-from gatepost.cli import app
+from gatepost.cli.commands import app
 for words in json.loads(sys.argv[1]):
     sys.exit(1) if app(words, standalone_mode=False) else None
 """

@@ -16,7 +16,7 @@ import pytest
 from gatepost.aio.clock import SystemClock
 from gatepost.backup import verify
 from gatepost.blobs.bodies import Progress
-from gatepost.cli import app
+from gatepost.cli.commands import app
 from gatepost.cli.common import Failed
 from gatepost.config import ConfigError
 from gatepost.db.files import DatabaseInUse

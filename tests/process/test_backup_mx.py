@@ -61,7 +61,7 @@ asyncio.run(main())
 
 PEOPLE: Final = """
 import sys
-from gatepost.cli import app
+from gatepost.cli.commands import app
 config, password = sys.argv[1:]
 def do(*words): app([*words, "-c", config], standalone_mode=False)
 do("domain", "add", "example.org")

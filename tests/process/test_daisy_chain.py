@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gatepost.aio.tls import Pair, self_signed, write_pair
 from gatepost.base.clock import Instant
-from gatepost.cli import app
+from gatepost.cli.commands import app
 from tests.policy.smtpdconf import ARTICLE
 from tests.process.served import PASSWORD, Line, Served, free_ports, until
 from tests.support.peers import can_mount, cannot, program

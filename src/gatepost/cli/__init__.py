@@ -1,89 +1,33 @@
-"""The command line: skins on the stages' verbs."""
+"""The command line: skins on the stages' verbs.
+
+The names that other programs are called by are answered by one module each, and only that is loaded: a shell script
+calls `sendmail` a hundred times.
+"""
 
 import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Final
 
 import typer
 
-from gatepost.cli import (
-    bgp,
-    care,
-    gate,
-    join,
-    kernel,
-    lists,
-    mailq,
-    people,
-    pf,
-    pfctl,
-    queue,
-    recipients,
-    rules,
-    sendmail,
-    server,
-    spamdb,
-    story,
-    sync,
-    tables,
-    tls,
-)
 from gatepost.cli.common import guarded
-from gatepost.cli.imports import imports
 
-app = typer.Typer(
-    name="gatepost",
-    help="A whole mail server. Begin with: gatepost try",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-app.add_typer(people.users, name="user")
-app.add_typer(people.domains, name="domain")
-app.add_typer(people.aliases, name="alias")
-app.add_typer(people.dkim, name="dkim")
-app.add_typer(queue.queue, name="queue")
-app.add_typer(gate.tables, name="tables")
-app.add_typer(gate.grey, name="grey")
-gate.gate.add_typer(kernel.kernel, name="kernel")
-gate.gate.command("explain")(pf.gate_explain)
-app.add_typer(gate.gate, name="gate")
-app.add_typer(pf.pf, name="pf")
-app.add_typer(bgp.bgp, name="bgp")
-app.add_typer(lists.lists, name="lists")
-app.add_typer(sync.sync, name="sync")
-app.add_typer(tls.tls, name="tls")
-app.add_typer(recipients.recipients, name="recipients")
-rules.rules.add_typer(tables.tables, name="tables")
-app.add_typer(rules.rules, name="rules")
-app.add_typer(imports, name="import")
-server.register(app)
-story.register(app)
-care.register(app)
-spamdb.register(app)
-pfctl.register(app)
-sendmail.register(app)
-mailq.register(app)
-join.register(app)
+NAMES: Final = {
+    "sendmail": ("sendmail", "run"),
+    "mailq": ("mailq", "run"),
+    "newaliases": ("mailq", "run_newaliases"),
+    "spamdb": ("spamdb", "run"),
+    "pfctl": ("pfctl", "run"),
+}
+"""By the name that we are called by: the module, and its function that takes the words behind it."""
 
 
 def run() -> int:
     """Run the command that sys.argv names."""
-
-    def command() -> int:
-        if spamdb.called():
-            return spamdb.run(sys.argv[1:])
-        if pfctl.called():
-            return pfctl.run(sys.argv[1:])
-        if sendmail.called():
-            return sendmail.run(sys.argv[1:])
-        if mailq.called() == mailq.MAILQ:
-            return mailq.run(sys.argv[1:])
-        if mailq.called() == mailq.NEWALIASES:
-            return mailq.run_newaliases(sys.argv[1:])
-        left = app(standalone_mode=False)  # an Exit comes back as its status
-        return left if isinstance(left, int) else 0
-
     try:
-        return guarded(command)
+        return guarded(_command)
     except typer.Abort:
         sys.stderr.write("Nothing was done.\n")
         return 1
@@ -93,3 +37,15 @@ def run() -> int:
             raise
         shown()
         return int(getattr(error, "exit_code", 2))
+
+
+def _command() -> int:
+    found = NAMES.get(Path(sys.argv[0]).name)
+    if found is not None:
+        module, function = found
+        answer: Callable[[Sequence[str]], int] = getattr(import_module(f"gatepost.cli.{module}"), function)
+        return answer(sys.argv[1:])
+    from gatepost.cli.commands import app
+
+    left = app(standalone_mode=False)  # an Exit comes back as its status
+    return left if isinstance(left, int) else 0

@@ -71,12 +71,6 @@ def run_newaliases(words: Sequence[str], config: Path | None = None) -> int:
     return _newaliases(config or _named())
 
 
-def called() -> str:
-    """Return by which of the two names the program was called, else nothing."""
-    name = Path(sys.argv[0]).name
-    return name if name in (MAILQ, NEWALIASES) else ""
-
-
 def _mailq(config: Path | None, *, as_json: bool) -> int:
     """Print the whole queue page by page; a million mails are never in memory."""
     if as_json:

@@ -98,11 +98,6 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(run(context.args))
 
 
-def called() -> bool:
-    """Tell whether the program was called by this name."""
-    return Path(sys.argv[0]).name == NAME
-
-
 def run(words: Sequence[str]) -> int:
     """Do what the words behind `pfctl` ask for; return the exit status."""
     try:

@@ -87,11 +87,6 @@ class Request:
     config: Path | None = None
 
 
-def called() -> bool:
-    """Tell whether the program was called by this name."""
-    return Path(sys.argv[0]).name == NAME
-
-
 def register(app: typer.Typer) -> None:
     """Put `gatepost sendmail` beside the other commands; what stands behind it is read as sendmail reads it."""
     as_it_is = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -167,8 +167,3 @@ async def _delete(database: Database, key: str, kind: Type) -> str:
     except GateRefusal:
         missing = [key]
     return f"no entry for {key}" if missing else ""
-
-
-def called() -> bool:
-    """Tell whether the program was called by this name."""
-    return Path(sys.argv[0]).name == NAME
