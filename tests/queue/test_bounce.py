@@ -13,6 +13,7 @@ from gatepost.diary.verbs import trace
 from gatepost.policy.action import Route, RouteKind
 from gatepost.queue.model import Kind
 from gatepost.queue.settings import Bounces, QueueSettings
+from tests.policy.world import People
 from tests.queue.world import DOWN, LATER, NO, T0, Scripted, World, address, world
 from tests.support.databases import OpenDatabase, each_engine, open_sqlite
 from tests.support.loop import run
@@ -100,6 +101,38 @@ def test_nobody_is_told_of_a_bounce_that_bounces(open_db: OpenDatabase, tmp_path
             assert await w.counts() == (0, 0, 0)
 
     run(play())
+
+
+@each_engine
+def test_the_postmaster_hears_of_what_could_be_told_to_nobody_and_not_in_circles(
+    open_db: OpenDatabase, tmp_path: Path
+) -> None:
+    master = "postmaster@here.example"
+    people = People(aliases={master: ("joe@here.example",)})
+
+    async def play(settings: QueueSettings) -> list[str]:
+        async with world(
+            open_db, tmp_path, relay=Scripted({"no@far.example": NO}), people=people, settings=settings
+        ) as w:
+            await w.submit("no@far.example", kind=Kind.BOUNCE, sender=None)  # a report of ours that failed
+            await w.submit("no@far.example", sender="gone@here.example")  # nobody's address here
+            await w.submit("no@far.example", sender=None)  # somebody else's report: never answered
+            await w.work()
+            assert (await w.counts())[:2] == (0, 0)
+            return [str(read(content)["To"]) for _, content in w.boxes.filed]
+
+    assert run(play(QueueSettings())) == [master] * 2
+    assert run(play(QueueSettings(double_bounces=False))) == []
+
+    async def circle() -> None:
+        away = People(aliases={master: ("no@far.example",)})
+        async with world(open_db, tmp_path, relay=Scripted({"no@far.example": NO}), people=away) as w:
+            await w.submit("no@far.example", kind=Kind.BOUNCE, sender=None)
+            await w.work()
+            assert w.boxes.filed == []
+            assert (await w.counts())[0] == 0
+
+    run(circle())
 
 
 @pytest.mark.row("OUT-04", "MT-33")

@@ -136,10 +136,12 @@ class Reporter:
         Without a `header` it is read from the mail's body.
         """
         sender = self._addressee(mail, action)
-        if sender is None:
-            return Filed(())
-        deliveries = await self._route(mail, sender)
-        if not deliveries:
+        deliveries = None if sender is None else await self._route(mail, sender)
+        if deliveries is None and self._doubles(mail, action):
+            sender, deliveries = self._master, await self._route(mail, self._master)
+            # In mailboxes here only: a report to the postmaster that could fail again would go in circles.
+            deliveries = tuple(each for each in deliveries or () if isinstance(each, ToMailbox))
+        if sender is None or not deliveries:
             return Filed(())
         number = self._minter.mint(now)
         if header is None:
@@ -168,19 +170,29 @@ class Reporter:
             self._log.warning("double_bounce", message=id_text(mail.id), action=action.value)
             return None
         if not mail.returnable and self._unproven is Unproven.POSTMASTER and action is Action.FAILED:
-            local, _, domain = self._postmaster.rpartition("@")
-            return Address(local, domain)
+            return self._master
         if not mail.returnable:
             self._log.warning("sender_unproven_not_told", message=id_text(mail.id), sender=str(mail.sender))
             return None
         return mail.sender
 
-    async def _route(self, mail: QueuedMail, sender: Address) -> tuple[Delivery, ...]:
+    @property
+    def _master(self) -> Address:
+        local, _, domain = self._postmaster.rpartition("@")
+        return Address(local, domain)
+
+    def _doubles(self, mail: QueuedMail, action: Action) -> bool:
+        """Tell whether the postmaster hears of a failure of which the sender cannot hear."""
+        ours = mail.kind is Kind.BOUNCE or (mail.sender is not None and mail.returnable)
+        return ours and action is Action.FAILED and self._settings.double_bounces
+
+    async def _route(self, mail: QueuedMail, sender: Address) -> tuple[Delivery, ...] | None:
+        """Return where a report goes, nowhere where the settings say so; None where the rules do not let it."""
         try:
             deliveries = await self._policy.route(OURSELVES, None, sender, directory=self._directory)
         except Refusal as refusal:
             self._log.warning("no_return_path", message=id_text(mail.id), sender=str(sender), reason=str(refusal))
-            return ()
+            return None
         if self._settings.bounces is Bounces.LOCAL:
             return tuple(each for each in deliveries if isinstance(each, ToMailbox))
         return deliveries

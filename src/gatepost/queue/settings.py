@@ -38,6 +38,10 @@ class QueueSettings:
     """`all`: tell every sender of failures; `local`: only senders who have a mailbox here, so that forwarded spam
     never becomes backscatter."""
 
+    double_bounces: bool = True
+    """Put into the postmaster's mailbox what could not be told to a sender: a report that failed itself, or one to
+    an address of this server that nobody has. What others sent from `<>` is never answered."""
+
     lease: Seconds = Seconds(300)
     """After a crash, how long until another worker takes over what was under way."""
 
