@@ -151,10 +151,9 @@ def _checks(*, deep: bool, fast: bool) -> tuple[list[Check], list[Check]]:
     tests: list[str | Path] = [bin_ / "python", "-m", "pytest", "-rs", *(("--deep",) if deep else ()), "-m"]
     if fast:
         return [*checks, ("tests", [*tests, "not process and not peer and not deep"])], []
-    others = _other_pythons()
     but = "" if deep else " and not deep"
-    here = [*checks, ("tests", [*tests, f"not process{but}"]), *others[:1]]
-    return here, [("tests of real processes", [*tests, f"process{but}"]), *others[1:]]
+    here = [*checks, ("tests", [*tests, f"not process{but}"]), *_other_pythons()]
+    return here, [("tests of real processes", [*tests, f"process{but}"])]
 
 
 def _quietly(command: Sequence[str | Path], environment: dict[str, str]) -> tuple[int, str]:

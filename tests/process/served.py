@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import socket
 import ssl
@@ -33,12 +34,22 @@ def until(holds: Callable[[], bool], seconds: float, what: Callable[[], str]) ->
         time.sleep(0.02)
 
 
+def _bind(sock: socket.socket) -> None:
+    for _ in range(100):
+        try:
+            sock.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+        except OSError:
+            continue
+        return
+    raise OSError("no port is free")
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
+    """Return ports that nobody listens on now, from below those that the kernel gives to clients of other tests."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            _bind(each)
         return [each.getsockname()[1] for each in sockets]
 
 
@@ -64,7 +75,11 @@ class Served:
         self.write_config(self.settings)
         (self.folder / "password").write_text(PASSWORD)
         self.populate(USER)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

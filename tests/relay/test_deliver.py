@@ -287,10 +287,27 @@ def test_a_smart_host_is_logged_in_to(certificate: ssl.SSLContext, mechanisms: s
         answers = {} if "PLAIN" in mechanisms else {"AUTH": b"334 VXNlcm5hbWU6\r\n"}
         async with NextHop(tls=certificate, extensions=(mechanisms,), answers=answers) as hop:
             sender = relay(1, logins={"me": Login("ann", "secret")})
-            results = await sender.deliver(consignment("x@far.example", route=smarthost(hop.port, auth="me")))
+            results = await sender.deliver(
+                consignment("x@far.example", route=smarthost(hop.port, auth="me", tls=RelayTls.REQUIRE))
+            )
             assert fates(results) == ["delivered"]
             spoken = b"".join(hop.commands)
             assert b"AGFubgBzZWNyZXQ=" in spoken or (b"YW5u\r\n" in spoken and b"c2VjcmV0\r\n" in spoken)
+
+    run(play())
+
+
+@pytest.mark.row("MT-28")
+def test_a_password_goes_only_to_a_server_whose_certificate_holds_unless_any_will_do(
+    certificate: ssl.SSLContext,
+) -> None:
+    async def play() -> None:
+        async with NextHop(tls=certificate, extensions=("AUTH PLAIN",)) as hop:
+            sender = relay(1, logins={"me": Login("ann", "secret")})
+            route = smarthost(hop.port, auth="me")
+            (result,) = await sender.deliver(consignment("x@far.example", route=route))
+            assert (result.fate, result.reply.enhanced) == (Fate.DEFERRED, "4.7.5")
+            assert b"AUTH" not in b"".join(hop.commands)
 
     run(play())
 

@@ -96,7 +96,8 @@ class ActionSettings:
     """relay: TLS from the first octet, as port 465 has it."""
 
     auth: str = ""
-    """relay: the label in the table `relay.credentials` to log in with; never without TLS."""
+    """relay: the label in the table `relay.credentials` to log in with; never without TLS, and only to a server
+    whose certificate holds, unless `tls = "require"` says that any will do."""
 
     helo: str = ""
     """relay: the name to greet with; empty is the server's own."""

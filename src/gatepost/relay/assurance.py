@@ -2,10 +2,10 @@
 
 In this order, the first that speaks decides:
 
-    the rule         `tls = "none"` or `"verify"` is the operator's word
+    the rule         `tls = "none"` or `"verify"` is the operator's word; a login without another word verifies
     DANE             validated TLSA records of the host (RFC 7672)                        relay/dane.py
     MTA-STS          the domain's policy says `enforce` (RFC 8461 §2: DANE goes first)     relay/mtasts.py
-    the rule again   `tls = "require"`, a login, `allow_plain = false`: TLS, any certificate
+    the rule again   `tls = "require"`, `allow_plain = false`: TLS, any certificate
     else             TLS where it is offered and works (RFC 7435)
 """
 
@@ -83,6 +83,8 @@ class Assurer:
             return _SOCKET
         if route.tls is RelayTls.VERIFY:
             return Assurance(Level.VERIFY, "the rule says tls = verify")
+        if route.auth and route.tls is RelayTls.MAY:
+            return Assurance(Level.VERIFY, "a password is for the server whose name stands in the rule")
         plainly = self._by_rule(route)
         if self._names is not None and not route.lmtp and not _is_address(hop.name):
             finding = await dane.look(self._names, hop.name, hop.port)
@@ -124,8 +126,6 @@ class Assurer:
             return Assurance(Level.ENCRYPT, "the rule says tls = require")
         if route.implicit_tls:
             return Assurance(Level.ENCRYPT, "the rule says implicit TLS")
-        if route.auth:
-            return Assurance(Level.ENCRYPT, "a password is sent only over TLS")
         if not self._settings.allow_plain:
             return Assurance(Level.ENCRYPT, "allow_plain is off")
         return Assurance(Level.MAY, _MAY)
