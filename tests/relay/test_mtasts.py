@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,8 +124,10 @@ class World:
         self.play(asking(found))
         return found[0]
 
-    def deliver(self, hop: NextHop, settings: RelaySettings = QUICK, route: Route | None = None) -> Result:
-        """Deliver one mail to there.example."""
+    def deliver(
+        self, hop: NextHop, settings: RelaySettings = QUICK, route: Route | None = None, **more: Any
+    ) -> Result:
+        """Deliver one mail to there.example; `more` are fields of the consignment."""
         results: list[Result] = []
 
         async def step(policies: Policies, resolver: Resolver) -> None:
@@ -143,7 +146,7 @@ class World:
                     assurer=Assurer(set_up, resolver, policies),
                 )
                 try:
-                    results.extend(await relay.deliver(consignment(route=where)))
+                    results.extend(await relay.deliver(consignment(route=where, **more)))
                 finally:
                     relay.close()
 

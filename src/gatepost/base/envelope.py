@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Instant
@@ -68,6 +69,27 @@ class Recipient:
     orcpt: str = ""
 
 
+class Privacy(Enum):
+    """What the sender says of TLS on the way (RFC 8689)."""
+
+    USUAL = "usual"
+    """It leaves that to us and to the policies of the recipients' domains."""
+    REQUIRED = "required"
+    """REQUIRETLS: TLS to a server that is surely the right one and asks the same of the next, or no delivery."""
+    WAIVED = "waived"
+    """`TLS-Required: No`: it should arrive, whatever a domain's policy says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How the sender wants a mail to be handled on its way."""
+
+    privacy: Privacy = Privacy.USUAL
+
+
+NO_WISHES: Final = Wishes()
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """One mail's envelope. `declared_size` is octets by SIZE= or 0."""
@@ -82,3 +104,4 @@ class Envelope:
     ret: str = ""
     """`FULL`, `HDRS` or empty (RFC 3461 §4.3)."""
     envid: str = ""
+    wishes: Wishes = NO_WISHES

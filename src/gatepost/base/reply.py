@@ -5,7 +5,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """Reply codes (RFC 5321 §4.2.2-4.2.3, RFC 1985 §5.2, RFC 4954 §6, RFC 7504, RFC 7505)."""
+    """Reply codes (RFC 5321 §4.2.2-4.2.3, RFC 1985 §5.2, RFC 4954 §6, RFC 5248, RFC 7504, RFC 7505)."""
 
     STATUS = 211
     HELP = 214
@@ -31,6 +31,7 @@ class Code(IntEnum):
     BAD_SEQUENCE = 503
     PARAMETER_NOT_IMPLEMENTED = 504
     NO_MAIL_SERVICE = 521
+    ENCRYPTION_NEEDED = 523
     AUTH_REQUIRED = 530
     AUTH_MECHANISM_WEAK = 534
     AUTH_INVALID = 535

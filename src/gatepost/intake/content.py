@@ -28,6 +28,8 @@ HEADER_TOO_BIG: Final = Reply(Code.TOO_BIG, "5.3.4", "Message header too big")
 TOO_MANY_HOPS: Final = Reply(Code.FAILED, "5.4.6", "Loop detected: too many hops")
 NUL: Final = Reply(Code.FAILED, "5.6.0", "NUL in message")
 
+TLS_REQUIRED: Final = b"tls-required"
+
 _TOO_BIG: Final = frozenset((Flaw.TOO_BIG, Flaw.TOO_MANY, Flaw.FIELD_TOO_BIG))
 _REFUSED: Final = (  # in the order in which they are told
     Flaw.BARE_CR,
@@ -73,6 +75,11 @@ def check_author(header: HeaderBlock) -> None:
         raise _ambiguous("no From field")
     if not any(each.domain for value in values for each in mailboxes(unfold(value))):
         raise _ambiguous("no address in the From field")
+
+
+def waives_tls(header: HeaderBlock) -> bool:
+    """Tell whether the mail says `TLS-Required: No`, once (RFC 8689 §3)."""
+    return [unfold(value).strip().lower() for value in header.get(TLS_REQUIRED)] == [b"no"]
 
 
 def authors(header: HeaderBlock) -> list[Address | None]:

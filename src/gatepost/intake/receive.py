@@ -7,14 +7,14 @@ Mailboxes are taken in the order of their ids, which keeps PostgreSQL from deadl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gatepost.accounts.model import AccountId
 from gatepost.aio.offload import offload
 from gatepost.base.address import fold_domain
 from gatepost.base.clock import Instant
-from gatepost.base.envelope import Client, Envelope, Notify, Recipient
+from gatepost.base.envelope import Client, Envelope, Notify, Privacy, Recipient
 from gatepost.base.ids import MailId, id_text
 from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.base.verdict import Action, Finding, Result, Verdict
@@ -74,7 +74,7 @@ class _Ready:
 async def receive(services: Services, whole: Whole) -> Reply:
     """Store a mail for all its recipients; return the 250, or raise Refusal or NotCommitted."""
     ready = await _judge(services, whole)
-    await _store(services, ready, whole.envelope, whole.accepted)
+    await _store(services, ready, ready.whole.envelope, whole.accepted)
     _tell_gate(services, ready)
     return _taken(services, ready, whole.envelope)
 
@@ -83,7 +83,7 @@ async def receive_each(services: Services, whole: Whole) -> list[Reply]:
     """Store a mail for each recipient that can have it; return one reply for each (LMTP, RFC 2033 §4.2)."""
     ready = await _judge(services, whole)
     try:
-        await _store(services, ready, whole.envelope, whole.accepted)
+        await _store(services, ready, ready.whole.envelope, whole.accepted)
     except Unmet:
         if len(whole.accepted) > 1:
             return [await _store_alone(services, ready, each) for each in whole.accepted]
@@ -115,6 +115,8 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
     if whole.account is not None:
         await _check_sender(services, whole.account, header)
     content.check_header(header, max_hops=services.settings.max_hops)
+    if content.TLS_REQUIRED in header:
+        whole = _with_tls_wish(whole, header)
     if whole.judged and not (whole.account is not None and whole.envelope.sender and b"from" not in header):
         content.check_author(header)
     verdict = await _verdict(services, whole, header, now)
@@ -133,6 +135,14 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
         prepared = content.in_short_lines(prepared)
     seal = await _sealed(services, prepared, now)
     return _Ready(whole, seal + trace, prepared.content, verdict, now)
+
+
+def _with_tls_wish(whole: Whole, header: HeaderBlock) -> Whole:
+    """Note what a TLS-Required field says, which REQUIRETLS goes before (RFC 8689 §4.1)."""
+    wishes = whole.envelope.wishes
+    if wishes.privacy is Privacy.REQUIRED or not content.waives_tls(header):
+        return whole
+    return replace(whole, envelope=replace(whole.envelope, wishes=replace(wishes, privacy=Privacy.WAIVED)))
 
 
 def _tell_gate(services: Services, ready: _Ready) -> None:
@@ -179,17 +189,7 @@ async def _sealed(services: Services, prepared: content.Prepared, now: Instant) 
 async def _store_alone(services: Services, ready: _Ready, accepted: Accepted) -> Reply:
     """Store the mail for one recipient under an id of its own."""
     whole = ready.whole.envelope
-    envelope = Envelope(
-        id=services.minter.mint(ready.now),
-        received_at=whole.received_at,
-        sender=whole.sender,
-        recipients=(accepted.recipient,),
-        eight_bit=whole.eight_bit,
-        smtputf8=whole.smtputf8,
-        declared_size=whole.declared_size,
-        ret=whole.ret,
-        envid=whole.envid,
-    )
+    envelope = replace(whole, id=services.minter.mint(ready.now), recipients=(accepted.recipient,))
     try:
         await _store(services, ready, envelope, (accepted,))
     except NotCommitted as problem:
@@ -374,6 +374,8 @@ def begin_story(client: Client, envelope: Envelope) -> Story:
         fields["tls"] = f"{client.tls.version} {client.tls.cipher}"
         if client.tls.client_name:
             fields["certificate"] = client.tls.client_name
+    if envelope.wishes.privacy is not Privacy.USUAL:
+        fields["privacy"] = envelope.wishes.privacy.value
     sender = "<>" if envelope.sender is None else str(envelope.sender)
     story.tell("intake", "mail", at=envelope.received_at, sender=sender, **fields)
     return story

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 
 from gatepost.base.address import Address, ReversePath, fold
 from gatepost.base.clock import Instant
-from gatepost.base.envelope import Envelope, Recipient
+from gatepost.base.envelope import NO_WISHES, Envelope, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
 from gatepost.base.reply import Refusal
 from gatepost.blobs.spool import Spool
 from gatepost.codec.smtp.grammar import Mail, Rcpt
+from gatepost.codec.smtp.wishes import Asked
 from gatepost.gate.friendly import Standing
 from gatepost.policy.action import Delivery
 
@@ -62,6 +63,7 @@ class Transaction:
             declared_size=mail.size,
             ret=mail.ret,
             envid=mail.envid,
+            wishes=NO_WISHES if mail.asked is None else _wishes(mail.asked),
         )
 
     def close(self) -> None:
@@ -69,6 +71,10 @@ class Transaction:
         if self.spool is not None:
             self.spool.close()
             self.spool = None
+
+
+def _wishes(asked: Asked) -> Wishes:
+    return Wishes(Privacy.REQUIRED if asked.requiretls else Privacy.USUAL)
 
 
 def is_role(address: Address) -> bool:

@@ -7,11 +7,11 @@ unit that records the failure, so neither can be without the other. It holds the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from gatepost.base.address import Address
 from gatepost.base.clock import Instant, later
-from gatepost.base.envelope import Envelope, Recipient
+from gatepost.base.envelope import NO_WISHES, Envelope, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId, Minter, id_text
 from gatepost.base.ports import Log
 from gatepost.base.reply import Refusal
@@ -26,6 +26,9 @@ from gatepost.policy.policy import OURSELVES, Policy
 from gatepost.queue.model import Kind, QueuedMail
 from gatepost.queue.settings import Bounces, QueueSettings, Unproven
 from gatepost.queue.submit import NOTICE, submit_steps
+
+_ALIKE: Final = Wishes(Privacy.REQUIRED)
+"""RFC 8689 §5: a report has the header of the mail in it, so it is protected in the same manner."""
 
 
 class Bodies(Protocol):
@@ -118,6 +121,7 @@ class Reporter:
             envelope.ret,
             envelope.envid,
             returnable=True,
+            wishes=envelope.wishes,
         )
         reported = tuple(Reported(each.address, "2.1.5", orcpt=each.orcpt) for each in recipients)
         return await self.report(mail, Action.DELIVERED, reported, now, now, header)
@@ -148,7 +152,13 @@ class Reporter:
             header = await self._header(mail)
         content = await self._write(mail, number, action, sender, reported, now, until, header)
         envelope = Envelope(
-            number, now, None, (Recipient(sender),), eight_bit=not content.isascii(), declared_size=len(content)
+            number,
+            now,
+            None,
+            (Recipient(sender),),
+            eight_bit=not content.isascii(),
+            declared_size=len(content),
+            wishes=_ALIKE if mail.wishes.privacy is Privacy.REQUIRED else NO_WISHES,
         )
         steps = [
             *await self._bodies.put(number, content, len(deliveries)),

@@ -12,7 +12,7 @@ import msgspec
 
 from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Instant
-from gatepost.base.envelope import Envelope, Notify, Recipient
+from gatepost.base.envelope import NO_WISHES, Envelope, Notify, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
 from gatepost.codec.smtp.xforward import Forwarded, Source
 from gatepost.policy.action import RelayTls, Route, RouteKind
@@ -45,6 +45,7 @@ class QueuedMail:
     """Octets of the body, 0 when not known."""
     client: Forwarded | None = None
     """Who gave it to us; kept where a route has `xforward`."""
+    wishes: Wishes = NO_WISHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class QueuedRecipient:
     warned: bool = False
 
 
+class _Wishes(msgspec.Struct, array_like=True):
+    privacy: str
+
+
 class _Mail(msgspec.Struct, array_like=True):
     sender: tuple[str, str] | None
     eight_bit: bool
@@ -69,6 +74,7 @@ class _Mail(msgspec.Struct, array_like=True):
     returnable: bool
     size: int
     client: tuple[str, str, int, str, str, str, str] | None = None
+    wishes: _Wishes | None = None
 
 
 class _Recipient(msgspec.Struct, array_like=True):
@@ -91,7 +97,8 @@ def pack_mail(envelope: Envelope, *, returnable: bool, size: int, client: Forwar
     e, shown = envelope, None
     if client is not None:
         shown = (client.name, client.ip, client.port, client.proto, client.helo, client.ident, client.source.value)
-    return _ENCODER.encode(_Mail(sender, e.eight_bit, e.smtputf8, e.ret, e.envid, returnable, size, shown))
+    wishes = None if envelope.wishes is NO_WISHES else _Wishes(envelope.wishes.privacy.value)
+    return _ENCODER.encode(_Mail(sender, e.eight_bit, e.smtputf8, e.ret, e.envid, returnable, size, shown, wishes))
 
 
 def unpack_mail(mail: MailId, body: int, created: int, kind: int, recipients: int, packed: bytes) -> QueuedMail:
@@ -112,6 +119,7 @@ def unpack_mail(mail: MailId, body: int, created: int, kind: int, recipients: in
         found.returnable,
         found.size,
         None if found.client is None else Forwarded(*found.client[:6], Source(found.client[6])),
+        NO_WISHES if found.wishes is None else Wishes(Privacy(found.wishes.privacy)),
     )
 
 

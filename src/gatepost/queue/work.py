@@ -431,6 +431,7 @@ class Worker:
             ret=mail.ret,
             envid=mail.envid,
             client=mail.client,
+            wishes=mail.wishes,
         )
         try:
             return await self._relay.deliver(consignment)

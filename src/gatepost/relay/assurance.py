@@ -7,6 +7,9 @@ In this order, the first that speaks decides:
     MTA-STS          the domain's policy says `enforce` (RFC 8461 §2: DANE goes first)     relay/mtasts.py
     the rule again   `tls = "require"`, `allow_plain = false`: TLS, any certificate
     else             TLS where it is offered and works (RFC 7435)
+
+What the sender wishes (RFC 8689) comes on top: REQUIRETLS asks for a certificate that holds, of a host that surely
+is the domain's; `TLS-Required: No` passes over what domains publish, DANE and MTA-STS.
 """
 
 from dataclasses import dataclass, replace
@@ -15,6 +18,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from gatepost.aio.offload import Overfull
+from gatepost.base.envelope import Privacy
 from gatepost.codec.mtasts import Mode
 from gatepost.codec.tlsa import Tlsa
 from gatepost.policy.action import RelayTls, Route, RouteKind
@@ -62,6 +66,10 @@ class Unsure(Exception):
     """What the hop must prove cannot be known now: it is not spoken to."""
 
 
+class Insecure(Unsure):
+    """The hop cannot be what the sender asks for (RFC 8689 §4.2.1)."""
+
+
 _RULE_NONE: Final = Assurance(Level.PLAIN, "the rule says tls = none")
 _SOCKET: Final = Assurance(Level.PLAIN, "a Unix socket")
 _MAY: Final = "TLS where it is offered"
@@ -75,8 +83,36 @@ class Assurer:
         self._names = names if settings.dane else None
         self._policies = policies if settings.mta_sts else None
 
-    async def assure(self, hop: Hop, route: Route, destination: str) -> Assurance:
+    async def assure(self, hop: Hop, route: Route, destination: str, privacy: Privacy = Privacy.USUAL) -> Assurance:
         """Return what `hop` must prove for mail to `destination` (a domain, for MX routes); raises Unsure."""
+        usual = await self._usual(hop, route, destination, policies=privacy is not Privacy.WAIVED)
+        if privacy is Privacy.REQUIRED and not hop.ip.startswith("/"):
+            return await self._required(usual, hop, route, destination)
+        return usual
+
+    async def _required(self, usual: Assurance, hop: Hop, route: Route, destination: str) -> Assurance:
+        """Return what REQUIRETLS asks of a hop beyond the usual (RFC 8689 §2); raises Insecure."""
+        if usual.level is Level.PLAIN:
+            raise Insecure(f"the sender requires TLS, and {usual.why}")
+        looked_up = route.kind is RouteKind.MX and hop.name != destination
+        if looked_up and not hop.secure and not await self._named(destination, hop.name):
+            text = "neither DNSSEC nor an MTA-STS policy says"
+            raise Insecure(f"the sender requires TLS, and {text} that {hop.name} is a server of {destination}")
+        if usual.level in (Level.VERIFY, Level.DANE):
+            return usual
+        return Assurance(Level.VERIFY, f"the sender requires TLS; {usual.why}", usual.sni)
+
+    async def _named(self, domain: str, host: str) -> bool:
+        """Tell whether the domain's MTA-STS policy names a host (RFC 8461 §4.1); raises Unsure."""
+        if self._policies is None:
+            return False
+        try:
+            known = (await self._policies.find(domain)).known
+        except Overfull as full:
+            raise Unsure(f"the MTA-STS policy of {domain} cannot be read now: {full}") from full
+        return known is not None and known.policy.mode is not Mode.NONE and known.policy.fits(host)
+
+    async def _usual(self, hop: Hop, route: Route, destination: str, *, policies: bool) -> Assurance:
         if route.tls is RelayTls.NONE and not route.implicit_tls:
             return _RULE_NONE
         if hop.ip.startswith("/") and not route.implicit_tls:
@@ -86,6 +122,8 @@ class Assurer:
         if route.auth and route.tls is RelayTls.MAY:
             return Assurance(Level.VERIFY, "a password is for the server whose name stands in the rule")
         plainly = self._by_rule(route)
+        if not policies:
+            return replace(plainly, why=f"{plainly.why}; the sender says TLS-Required: No")
         if self._names is not None and not route.lmtp and not _is_address(hop.name):
             finding = await dane.look(self._names, hop.name, hop.port)
             match finding.found:

@@ -31,13 +31,17 @@ _SLOW: Final = "no answer in time to"
 
 
 class Unreachable(Exception):
-    """This hop cannot be spoken to; another may be. `tls`: only because of TLS."""
+    """This hop cannot be spoken to; another may be. `tls`: only because of TLS.
 
-    def __init__(self, reply: Reply, *, said: bool = False, tls: bool = False) -> None:
+    `unproven`: it was reached, and does not prove what is asked; to try again will not help before somebody acts.
+    """
+
+    def __init__(self, reply: Reply, *, said: bool = False, tls: bool = False, unproven: bool = False) -> None:
         super().__init__(reply.text)
         self.reply = reply
         self.said = said
         self.tls = tls
+        self.unproven = unproven
 
 
 class Broken(Exception):
@@ -161,7 +165,8 @@ class Session:
         if not self.offered.starttls:
             if manner.assurance.required:
                 why = manner.assurance.why
-                raise Unreachable(trouble("4.7.4", f"{self.hop.name} offers no TLS, which is required: {why}"))
+                answer = trouble("4.7.4", f"{self.hop.name} offers no TLS, which is required: {why}")
+                raise Unreachable(answer, unproven=True)
             return
         reply = await self.ask(smtp.STARTTLS, "STARTTLS", self.settings.command_time)
         if reply.code != Code.READY:
@@ -176,7 +181,8 @@ class Session:
             await self.wire.start_tls_client(context, assurance.sni or self.hop.name, self.settings.tls_time)
         except (OSError, TimeoutError) as error:  # SSLError is an OSError
             self.broken = True
-            raise Unreachable(trouble("4.7.5", f"TLS handshake failed: {_why(error)}"), tls=True) from error
+            answer = trouble("4.7.5", f"TLS handshake failed: {_why(error)}")
+            raise Unreachable(answer, tls=True, unproven=isinstance(error, SSLError)) from error
         if assurance.level is Level.DANE:
             await self._prove(assurance)
 
@@ -187,7 +193,8 @@ class Session:
             await offload(prove, assurance.records, chain, assurance.names, moment)
         except (Unproven, Overfull) as error:
             self.broken = True
-            raise Unreachable(trouble("4.7.5", f"DANE: {error}"), tls=True) from error
+            unproven = isinstance(error, Unproven)
+            raise Unreachable(trouble("4.7.5", f"DANE: {error}"), tls=True, unproven=unproven) from error
 
     async def _log_in(self, login: Login) -> None:
         if self.wire.tls is None and not self.wire.peer_ip.startswith("127.") and self.wire.peer_ip != "::1":

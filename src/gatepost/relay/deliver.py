@@ -5,16 +5,17 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ssl import SSLContext
-from typing import Protocol
+from typing import Final, Protocol
 
 from gatepost.base.clock import Clock
+from gatepost.base.envelope import Privacy
 from gatepost.base.ids import id_text
 from gatepost.base.ports import Log
 from gatepost.base.reply import Code, Reply
 from gatepost.base.settings import BadSetting
 from gatepost.policy.action import Route
 from gatepost.policy.table import TableSettings, load_table
-from gatepost.relay.assurance import Assurance, Assurer, Level, Unsure
+from gatepost.relay.assurance import Assurance, Assurer, Insecure, Level, Unsure
 from gatepost.relay.client import Login, Manner, Session, Unreachable
 from gatepost.relay.model import Consignment, Fate, Result
 from gatepost.relay.pool import Pool
@@ -22,6 +23,9 @@ from gatepost.relay.room import Room
 from gatepost.relay.route import NO_HOST, Hop, NoRoute, Router
 from gatepost.relay.settings import RelaySettings
 from gatepost.relay.transaction import send
+
+NO_REQUIRETLS: Final = "5.7.30"  # RFC 8689 §4.2.1, with 550
+NO_TLS: Final = "5.7.10"  # with 523
 
 
 class Contacts(Protocol):
@@ -104,7 +108,7 @@ class Relay:
     async def _deliver(self, consignment: Consignment) -> tuple[Result, ...]:
         route = consignment.route
         destination = route.destination(consignment.recipients[0].address)
-        session = self._pool.take((destination, route))
+        session = self._pool.take((destination, route, consignment.wishes.privacy))
         if session is not None:
             results = await self._over(session, destination, consignment)
             if not all(result.host_down for result in results):
@@ -116,17 +120,23 @@ class Relay:
                     tried = await self._try(hop, destination, consignment)
                     if not isinstance(tried, Result):
                         return tried
-                    last = tried
+                    if tried.fate is Fate.DEFERRED or last.fate is Fate.FAILED or not last.host:
+                        last = tried  # what another try may mend decides
         except NoRoute as none:
             if not last.host:
                 fate = Fate.DEFERRED if none.reply.temporary else Fate.FAILED
                 last = Result(fate, none.reply, host_down=none.reply.temporary, said=False)
+        if consignment.sender is None and _unprotected(last):
+            # RFC 8689 §5: a report "SHOULD NOT" be lost because its way back lacks REQUIRETLS.
+            return await self._deliver(
+                replace(consignment, wishes=replace(consignment.wishes, privacy=Privacy.USUAL))
+            )
         return tuple(last for _ in consignment.recipients)
 
     async def _try(self, hop: Hop, destination: str, consignment: Consignment) -> tuple[Result, ...] | Result:
         """Try one host; a single Result tells that the next one should be tried."""
         try:
-            session = await self._open(hop, consignment.route, destination)
+            session = await self._open(hop, consignment.route, destination, consignment.wishes.privacy)
         except Unreachable as reason:
             self._log.info(
                 "hop_unreachable",
@@ -135,6 +145,8 @@ class Relay:
                 ip=hop.ip,
                 reply=reason.reply.text,
             )
+            if reason.unproven and consignment.wishes.privacy is Privacy.REQUIRED:
+                return Result(Fate.FAILED, _for_ever(reason.reply), hop.name, hop.ip, said=False)
             return Result(Fate.DEFERRED, reason.reply, hop.name, hop.ip, host_down=True, said=reason.said)
         results = await self._over(session, destination, consignment)
         return results[0] if all(result.host_down for result in results) else results
@@ -146,15 +158,24 @@ class Relay:
         except BaseException:
             session.abort()
             raise
-        self._pool.put((destination, consignment.route), session)
+        self._pool.put((destination, consignment.route, consignment.wishes.privacy), session)
         return results
 
-    async def _open(self, hop: Hop, route: Route, destination: str) -> Session:
-        """Open a session, with TLS where that works; raises Unreachable."""
+    async def _open(self, hop: Hop, route: Route, destination: str, privacy: Privacy = Privacy.USUAL) -> Session:
+        """Open a session, with TLS where that works or as the sender asks; raises Unreachable."""
+        session = await self._open_assured(hop, route, destination, privacy)
+        if privacy is Privacy.REQUIRED and not session.offered.requiretls and not hop.ip.startswith("/"):
+            session.quit()
+            text = f"REQUIRETLS support required, which {hop.name} does not offer"
+            raise Unreachable(Reply(Code.NO_SUCH_MAILBOX, NO_REQUIRETLS, text), unproven=True)
+        return session
+
+    async def _open_assured(self, hop: Hop, route: Route, destination: str, privacy: Privacy) -> Session:
         try:
-            assurance = await self._assurer.assure(hop, route, destination)
+            assurance = await self._assurer.assure(hop, route, destination, privacy)
         except Unsure as unsure:
-            raise Unreachable(Reply(Code.LOCAL_ERROR, "4.7.5", str(unsure)), tls=True) from unsure
+            answer = Reply(Code.LOCAL_ERROR, "4.7.5", str(unsure))
+            raise Unreachable(answer, tls=True, unproven=isinstance(unsure, Insecure)) from unsure
         manner = self._manner(route, assurance)
         try:
             return await Session.open(hop, route, manner, self._settings, self._clock)
@@ -202,6 +223,16 @@ class Relay:
                 tls_asked=result.why,
                 reply=f"{result.reply.code} {result.reply.enhanced} {result.reply.text}",
             )
+
+
+def _for_ever(reply: Reply) -> Reply:
+    """Return why mail that requires TLS will never go to a host."""
+    return Reply(Code.ENCRYPTION_NEEDED, NO_TLS, reply.text) if reply.temporary else reply
+
+
+def _unprotected(result: Result) -> bool:
+    """Tell whether it failed only because of what REQUIRETLS asks."""
+    return result.fate is Fate.FAILED and not result.said and result.reply.enhanced in (NO_REQUIRETLS, NO_TLS)
 
 
 def read_logins(path: str) -> Mapping[str, Login]:

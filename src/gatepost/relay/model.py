@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gatepost.base.address import ReversePath
-from gatepost.base.envelope import Recipient, Tls
+from gatepost.base.envelope import NO_WISHES, Recipient, Tls, Wishes
 from gatepost.base.ids import MailId
 from gatepost.base.reply import Reply
 from gatepost.codec.smtp.xforward import Forwarded
@@ -37,6 +37,7 @@ class Consignment:
     envid: str = ""
     client: Forwarded | None = None
     """Who gave us the mail, for next hops that are told."""
+    wishes: Wishes = NO_WISHES
 
 
 @dataclass(frozen=True, slots=True)

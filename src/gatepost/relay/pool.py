@@ -4,15 +4,17 @@ import asyncio
 from collections import defaultdict
 from typing import Final
 
+from gatepost.base.envelope import Privacy
 from gatepost.policy.action import Route
 from gatepost.relay.client import Session
 
-Key = tuple[str, Route]
+Key = tuple[str, Route, Privacy]
+"""What a session proved of its TLS is enough for the next mail that asks for the same."""
 KEPT_MAX: Final = 200
 
 
 class Pool:
-    """Idle sessions by destination and route; each is closed after `idle` seconds."""
+    """Idle sessions by destination, route and privacy; each is closed after `idle` seconds."""
 
     def __init__(self, idle: float) -> None:
         self._idle = idle

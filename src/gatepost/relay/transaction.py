@@ -11,7 +11,7 @@ from typing import Final
 
 from gatepost.aio.offload import Overfull, offload
 from gatepost.base.address import Address, fold_domain
-from gatepost.base.envelope import Recipient
+from gatepost.base.envelope import Privacy, Recipient
 from gatepost.base.reply import Code, Reply
 from gatepost.codec.smtp import client as smtp
 from gatepost.codec.smtp.client import HeardReply
@@ -158,6 +158,7 @@ class _Transaction:
             smtputf8=utf8,
             ret=consignment.ret if offered.dsn else "",
             envid=consignment.envid if offered.dsn else "",
+            requiretls=offered.requiretls and consignment.wishes.privacy is Privacy.REQUIRED,
         )
 
     def _rcpt(self, recipient: Recipient) -> bytes:

@@ -102,6 +102,7 @@ class Extensions:
     mechanisms: frozenset[str] = frozenset()
     xforward: frozenset[str] = frozenset()
     """The attributes of XFORWARD that it takes."""
+    requiretls: bool = False
 
     @staticmethod
     def read(reply: HeardReply) -> "Extensions":
@@ -123,6 +124,7 @@ class Extensions:
             starttls="STARTTLS" in offered,
             mechanisms=frozenset(offered.get("AUTH", "").upper().split()),
             xforward=frozenset(offered.get("XFORWARD", "").upper().split()),
+            requiretls="REQUIRETLS" in offered,
         )
 
 
@@ -246,6 +248,7 @@ def mail(
     smtputf8: bool = False,
     ret: str = "",
     envid: str = "",
+    requiretls: bool = False,
 ) -> bytes:
     """Build MAIL FROM; give only parameters that the server offered. `envid` is decoded text."""
     words = [f"MAIL FROM:{path_text(sender)}".encode()]
@@ -259,6 +262,8 @@ def mail(
         words.append(b"RET=" + ret.encode("ascii"))
     if envid:
         words.append(b"ENVID=" + xtext_encode(envid.encode()))
+    if requiretls:
+        words.append(b"REQUIRETLS")
     return _command(words)
 
 

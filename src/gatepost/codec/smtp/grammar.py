@@ -19,6 +19,8 @@ from typing import Final
 from gatepost.base.address import Address, ReversePath, quote_local
 from gatepost.base.envelope import Notify
 from gatepost.base.reply import Code, Refusal, Reply
+from gatepost.codec.smtp.wishes import PARAMETERS as WISHES
+from gatepost.codec.smtp.wishes import Asked, parse_asked, unsupported
 
 COMMAND_LINE_MAX: Final = 512  # RFC 5321 §4.5.3.1.4, CRLF included
 PARAMETER_LINE_MAX: Final = 2_048  # MAIL and RCPT: RFC 5321 §4.1.1.11 lets each extension add to the 512
@@ -51,6 +53,8 @@ class Mail:
     smtputf8: bool = False
     ret: str = ""
     envid: str = ""
+    asked: Asked | None = None
+    """How it wants its mail handled, where it said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +277,7 @@ def _any_mail(rest: bytes) -> Mail:
         smtputf8=_flag(given, b"SMTPUTF8"),
         ret=_ret(given),
         envid=_envid(given),
+        asked=parse_asked(given),
     )
 
 
@@ -381,14 +386,14 @@ def _parameters(octets: bytes) -> dict[bytes, bytes]:
     return given
 
 
-_MAIL_PARAMETERS: Final = frozenset((b"SIZE", b"BODY", b"SMTPUTF8", b"RET", b"ENVID", b"AUTH"))
+_MAIL_PARAMETERS: Final = frozenset((b"SIZE", b"BODY", b"SMTPUTF8", b"RET", b"ENVID", b"AUTH")) | WISHES
 _RCPT_PARAMETERS: Final = frozenset((b"NOTIFY", b"ORCPT"))
 
 
 def _only(given: Mapping[bytes, bytes], known: frozenset[bytes]) -> None:
     for key in given:
         if key not in known:  # RFC 5321 §4.1.1.11
-            raise _refuse(Code.PARAMETERS, "5.5.4", f"Unsupported parameter {key.decode('ascii')}")
+            raise Refusal(unsupported(key))
     if b"AUTH" in given and given[b"AUTH"] != b"<>":  # RFC 4954 §5; checked, never believed
         _decoded(given[b"AUTH"], b"AUTH")
 

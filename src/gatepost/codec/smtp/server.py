@@ -50,6 +50,7 @@ from gatepost.codec.smtp.grammar import (
     Turn,
     parse_command,
 )
+from gatepost.codec.smtp.wishes import REQUIRETLS, Asked, unsupported
 from gatepost.codec.smtp.xforward import OFFERS, Introduction, parse_introduction
 
 # Words of other protocols: a browser or a proxy was made to speak to us (ALPACA; PROXY from whom we did not ask).
@@ -121,6 +122,8 @@ class Terms:
     introductions: frozenset[str] = frozenset()
     """XFORWARD, XCLIENT: which of them this peer may say, and is told of."""
     etrn: Offer = Offer.NONE
+    requiretls: bool = True
+    """Take mail that must not travel without TLS (RFC 8689); offered over TLS only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -646,8 +649,16 @@ class Dialogue:
             self._fail(TOO_BIG)
         elif self._mails >= self.terms.mails:
             self._fail(TOO_MANY_MAILS)
+        elif command.asked is not None and (refusal := self._not_offered(command.asked)) is not None:
+            self._fail(refusal)
         else:
             return self._ask(command)
+        return None
+
+    def _not_offered(self, asked: Asked) -> Reply | None:
+        """Return why what MAIL asked for cannot be had in this session."""
+        if asked.requiretls and not (self._tls and self.terms.requiretls):
+            return unsupported(REQUIRETLS)
         return None
 
     def _rcpt(self, command: Rcpt) -> Event | None:
@@ -921,6 +932,7 @@ def _extensions(terms: Terms, tls: bool, auth: bool) -> bytes:
         "SMTPUTF8",
         "ENHANCEDSTATUSCODES",
         "CHUNKING",
+        *(("REQUIRETLS",) if tls and terms.requiretls else ()),
         "DSN",
     ]
     if terms.starttls and not tls:

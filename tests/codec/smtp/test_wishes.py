@@ -1,0 +1,47 @@
+"""What MAIL asks about the way of a mail: REQUIRETLS (RFC 8689)."""
+
+import pytest
+
+from gatepost.base.reply import Refusal
+from gatepost.codec.smtp.grammar import Mail, parse_command
+from gatepost.codec.smtp.server import Dialogue, Terms
+from gatepost.codec.smtp.wishes import Asked
+
+
+def asked(parameters: str) -> Asked | None:
+    command = parse_command(f"MAIL FROM:<bob@here.example> {parameters}".encode())
+    assert isinstance(command, Mail)
+    return command.asked
+
+
+def refusal(parameters: str) -> tuple[int, str]:
+    with pytest.raises(Refusal) as caught:
+        asked(parameters)
+    return caught.value.reply.code, caught.value.reply.enhanced
+
+
+def answer(parameters: str, terms: Terms, *, tls: bool = True) -> bytes:
+    """Return what a server of these terms says to MAIL, b"" when it may be taken."""
+    dialogue = Dialogue(terms, 0.0, tls=tls)
+    dialogue.receive(b"EHLO client.example\r\n", 0.0)
+    dialogue.next_event()
+    dialogue.accept()
+    dialogue.output()
+    dialogue.receive(f"MAIL FROM:<bob@here.example> {parameters}\r\n".encode(), 0.0)
+    return b"" if dialogue.next_event() is not None else dialogue.output()
+
+
+def test_a_usual_mail_asks_for_nothing() -> None:
+    assert asked("SIZE=100 BODY=8BITMIME") is None
+
+
+def test_requiretls_takes_no_value_and_is_given_once() -> None:
+    assert asked("REQUIRETLS") == asked("size=1 requiretls") == Asked(requiretls=True)
+    assert refusal("REQUIRETLS=1") == refusal("REQUIRETLS REQUIRETLS") == (501, "5.5.4")
+
+
+def test_requiretls_is_taken_over_tls_where_it_is_offered() -> None:
+    assert answer("REQUIRETLS", Terms("mx")) == b""
+    no = b"555 5.5.4 Unsupported parameter REQUIRETLS\r\n"
+    assert answer("REQUIRETLS", Terms("mx"), tls=False) == no
+    assert answer("REQUIRETLS", Terms("mx", requiretls=False)) == no
