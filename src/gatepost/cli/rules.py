@@ -18,7 +18,7 @@ from gatepost.cli.common import CLOCK, ConfigOption, Failed, JsonOption, print_j
 from gatepost.codec.smtp.grammar import BadAddress, parse_mailbox
 from gatepost.config import Config
 from gatepost.databases import Databases
-from gatepost.policy.action import Delivery, RouteKind, ToMailbox, ToRelay
+from gatepost.policy.action import Delivery, Route, RouteKind, ToMailbox, ToRelay
 from gatepost.policy.match import AllTables, Conditions, Facts, Rule, Unanswered, compile_tests
 from gatepost.policy.policy import Policy
 from gatepost.policy.rules import DEFAULT_RULES, Ruleset, load
@@ -47,6 +47,8 @@ class Trace:
     settings: PolicySettings
     tables: AllTables
     looks: list[Look] = field(default_factory=list)
+    smarthost: tuple[str, Route] | None = None
+    """The entry of [policy.smarthosts] that counts for the sender."""
 
     def watched(self, ruleset: Ruleset) -> Ruleset:
         """Return the same rules, each look at one of them written down."""
@@ -109,6 +111,7 @@ def rules_test(
 
     async def work(databases: Databases, settings: Config) -> tuple[Trace, tuple[Delivery, ...], Refusal | None]:
         trace, policy = await asyncio.to_thread(_policy, settings)
+        trace.smarthost = policy.smarthost(origin)
         hasher = await asyncio.to_thread(Hasher, settings.accounts)
         directory = Directory(databases.mail, hasher, CLOCK, settings.accounts)
         return await _decide(trace, policy, client, origin, recipient, directory)
@@ -121,7 +124,7 @@ def rules_test(
         sign, why = ("DECIDES  ", "") if look.matched else ("   -     ", f": {look.why}")
         say(f"{sign}{look.address}: {look.rule}{why}")
     for delivery in deliveries:
-        say(f"{recipient}: {_delivery(delivery)}")
+        say(f"{recipient}: {_delivery(delivery)}{_because(delivery, trace)}")
     if refused is not None:
         say(f"{recipient}: refused: {_reply(refused)} ({refused.detail})")
 
@@ -195,6 +198,13 @@ def _delivery(delivery: Delivery) -> str:
             return f"to {by} for {to}, TLS {route.tls.value}"
 
 
+def _because(delivery: Delivery, trace: Trace) -> str:
+    """Say whether the sender decided by which server it goes."""
+    if trace.smarthost is None or not isinstance(delivery, ToRelay) or delivery.route != trace.smarthost[1]:
+        return ""
+    return f", by policy.smarthosts {trace.smarthost[0]!r}"
+
+
 def _reply(refused: Refusal) -> str:
     return f"{int(refused.reply.code)} {refused.reply.enhanced} {refused.reply.text}"
 
@@ -205,7 +215,7 @@ def _as_json(trace: Trace, deliveries: tuple[Delivery, ...], refused: Refusal | 
             {"address": each.address, "rule": each.rule, "decides": each.matched, "why": each.why}
             for each in trace.looks
         ],
-        "deliveries": [_delivery(each) for each in deliveries],
+        "deliveries": [_delivery(each) + _because(each, trace) for each in deliveries],
         "refused": _reply(refused) if refused is not None else "",
         "detail": refused.detail if refused is not None else "",
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from gatepost.base.address import Address, ReversePath, fold_domain
 from gatepost.base.envelope import Client
 from gatepost.base.reply import Refusal
-from gatepost.policy.action import Delivery
+from gatepost.policy.action import Delivery, Route
 from gatepost.policy.expand import LOOP, Directory, Expansion, names_us
 from gatepost.policy.match import Facts, is_local
 from gatepost.policy.rules import Ruleset
@@ -61,4 +61,10 @@ class Policy:
         await expansion.visit(recipient)
         if not expansion.deliveries:
             raise Refusal(LOOP, detail=f"{recipient} leads to nothing but itself")
+        if self._ruleset.smarthosts:
+            return self._ruleset.smarthosts.apply(envelope_sender, expansion.deliveries)
         return expansion.deliveries
+
+    def smarthost(self, envelope_sender: ReversePath) -> tuple[str, Route] | None:
+        """Return the entry of `[policy.smarthosts]` that counts for a sender, and its route."""
+        return self._ruleset.smarthosts.find(envelope_sender)

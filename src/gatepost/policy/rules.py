@@ -12,6 +12,7 @@ from gatepost.base.settings import BadSetting
 from gatepost.policy.action import Action, Deliver, Reject, Relay, Route, RouteKind
 from gatepost.policy.match import AllTables, Question, Rule, compile_tests
 from gatepost.policy.settings import ActionSettings, Do, PolicySettings, RuleSettings
+from gatepost.policy.smarthosts import NO_SMARTHOSTS, Smarthosts
 from gatepost.policy.table import Table, load_table
 from gatepost.policy.tables.forward import Forwards, Homes, SystemHomes, TableHomes
 from gatepost.policy.tables.kind import Kind
@@ -45,6 +46,7 @@ class Ruleset:
     aliases: Mapping[str, Aliases]
     forwards: Mapping[str, Forwards]
     tables: AllTables
+    smarthosts: Smarthosts = NO_SMARTHOSTS
 
     async def answer(self, question: Question) -> bool:
         """Ask a table what a test needs to know; raises Refusal when that cannot be told now."""
@@ -70,7 +72,15 @@ def load(settings: PolicySettings, warn: Warn | None = None) -> Ruleset:
         actions[name] = _action(name, action)
     rules = settings.rules or DEFAULT_RULES
     compiled = tuple(_rule(at, rule, actions, tables) for at, rule in enumerate(rules))
-    return Ruleset(compiled, _aliases(settings, tables), _forwards(settings, tables, warn or _quiet), tables)
+    aliases, forwards = _aliases(settings, tables), _forwards(settings, tables, warn or _quiet)
+    return Ruleset(compiled, aliases, forwards, tables, _smarthosts(settings, actions))
+
+
+def _smarthosts(settings: PolicySettings, actions: Mapping[str, Action]) -> Smarthosts:
+    try:
+        return Smarthosts(settings.smarthosts, actions)
+    except BadSetting as wrong:
+        raise BadSetting(("policy", "smarthosts", *wrong.path), wrong.problem, wrong.remedy) from wrong
 
 
 def load_tables(settings: PolicySettings, warn: Warn | None = None) -> Mapping[str, Table | SqlTable]:

@@ -160,6 +160,10 @@ class PolicySettings:
     rules: tuple[RuleSettings, ...] = ()
     """The rules in order. None at all means: deliver to our own domains, relay for local and logged-in senders."""
 
+    smarthosts: Mapping[str, str] = field(default_factory=dict)
+    """By which server a sender's mail leaves where a rule says `relay` and no more: sender = relay action. A sender
+    is `user@domain`, `domain`, `.domain` (all below it), `"<>"` (bounces) or `"*"`; the closest one counts."""
+
     authenticated_is_local: bool = True
     """A logged-in sender matches `from = "local"`, as in OpenSMTPD 5; false asks for `auth` as OpenSMTPD 6 does."""
 
