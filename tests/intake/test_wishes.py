@@ -1,12 +1,16 @@
 """What MAIL and the header ask about the way of a mail goes along into the queue."""
 
+import asyncio
+
 import pytest
 
 from gatepost.base.envelope import Privacy, Wishes
 from gatepost.base.ids import MailId
+from gatepost.intake import local
 from gatepost.queue.model import unpack_mail
 from tests.intake.world import PLAIN_BOB, Talk, World, world
 from tests.support.loop import run
+from tests.support.wire import MemoryWire
 
 MAIL = b"From: bob@here.example\r\nSubject: x\r\n"
 
@@ -51,5 +55,51 @@ def test_a_forward_keeps_what_a_stranger_required() -> None:
             sender = "<a@sender.example> REQUIRETLS"
             assert await talk.mail(MAIL + b"\r\nhi\r\n", sender, "away@here.example") == "250 2.0.0"
             assert (await wishes(here)).privacy is Privacy.REQUIRED
+
+    run(scene())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "priority", "reply"),
+    [("MT-PRIORITY=3", 3, "250 2.0.0"), ("MT-PRIORITY=-9", -9, "250 2.0.0"), ("MT-PRIORITY=9", 4, "250 2.3.6")],
+)
+def test_a_user_says_how_urgent_it_is_up_to_a_limit(parameters: str, priority: int, reply: str) -> None:
+    async def scene() -> None:
+        async with world(max_priority=4) as here, here.client("submission", tls=True) as talk:
+            assert await submit(talk, parameters) == reply
+            assert (await wishes(here)).priority == priority
+            ((urgency,),) = await here.rows("SELECT urgency FROM queue_rcpt")
+            assert urgency == -priority
+            ((body,),) = await here.rows("SELECT body FROM queue_mail")
+            content = await here.services.bodies.get(int(str(body)))  # type: ignore[attr-defined]  # Blobs
+            assert f"\r\n\tpriority {priority};\r\n".encode() in content
+
+    run(scene())
+
+
+def test_what_became_of_the_priority_is_told_with_its_number_first() -> None:
+    async def scene() -> None:
+        async with world(max_priority=0) as here, here.client("submission", tls=True) as talk:
+            await talk.say(PLAIN_BOB, "MAIL FROM:<bob@here.example> MT-PRIORITY=1", "RCPT TO:<out@far.example>")
+            await talk.say("DATA")
+            said = await talk.send(MAIL + b"\r\nhi\r\n.\r\n")
+            assert said.startswith(b"250 2.3.6 0 is the new priority assigned to the message; ")
+            assert said.endswith(b" accepted\r\n")
+
+    run(scene())
+
+
+def test_programs_here_may_ask_and_strangers_may_not() -> None:
+    async def scene() -> None:
+        async with world() as here:
+            async with here.client(tls=True) as talk:
+                assert await talk.say("MAIL FROM:<a@sender.example> MT-PRIORITY=1") == ["555 5.5.4"]
+            wire = MemoryWire(here.clock)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(local.serve(wire, here.services, 0))
+                talk = Talk(wire, here.clock)
+                assert b"MT-PRIORITY MIXER" in await talk.send(b"EHLO here\r\n")
+                assert await talk.say("MAIL FROM:<bob@here.example> MT-PRIORITY=1") == ["250 2.1.0"]
+                wire.hang_up()
 
     run(scene())

@@ -263,6 +263,7 @@ def test_a_page_of_the_queue_is_found_by_an_index_and_never_sorted(
                 "mail": 1,
                 "position": 0,
                 "due": 1,
+                "urgency": 0,
                 "lane": "x",
                 "anyone": 1,
                 "sender": "",

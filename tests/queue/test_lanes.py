@@ -85,3 +85,21 @@ def test_idle_lanes_are_forgotten_and_resting_ones_not() -> None:
     assert lanes.of("b").window == 2
     lanes.forget_idle(90_000.0)
     assert lanes.of("a").window == 2
+
+
+def test_the_most_urgent_gets_the_next_turn() -> None:
+    lane = Lane(1, 1)
+    order: list[int] = []
+
+    async def deliver(urgency: int) -> None:
+        async with lane.slot(urgency):
+            order.append(urgency)
+            await asyncio.sleep(0)
+
+    async def play() -> None:
+        async with asyncio.TaskGroup() as group:
+            for urgency in (0, 9, 0, -4, -9, 9):
+                group.create_task(deliver(urgency))
+
+    run(play())
+    assert order == [0, -9, -4, 0, 9, 9]

@@ -7,11 +7,16 @@ import pytest
 
 from gatepost.base.envelope import NO_WISHES, Privacy, Wishes
 from gatepost.base.ids import MailId
+from gatepost.db.unit import Params, Step, Unit
+from gatepost.queue import destinations
 from gatepost.queue.envelope import envelopes
 from gatepost.queue.model import unpack_mail
+from gatepost.queue.sql import LEASE_ALL, PARKED
+from gatepost.queue.verbs import Choice, list_chosen
 from gatepost.relay.model import Consignment
-from tests.queue.world import NO, Scripted, World, world
-from tests.support.databases import open_sqlite
+from gatepost.relay.settings import RelaySettings
+from tests.queue.world import LATER, NO, Scripted, World, world
+from tests.support.databases import OpenDatabase, each_engine, open_sqlite
 from tests.support.loop import run
 
 REQUIRED = Wishes(Privacy.REQUIRED)
@@ -28,7 +33,7 @@ def watch(w: World) -> list[Consignment]:
     return seen
 
 
-@pytest.mark.parametrize("wishes", [NO_WISHES, REQUIRED, Wishes(Privacy.WAIVED)])
+@pytest.mark.parametrize("wishes", [NO_WISHES, REQUIRED, Wishes(Privacy.WAIVED), Wishes(priority=-3)])
 def test_wishes_are_kept_with_the_mail(tmp_path: Path, wishes: Wishes) -> None:
     async def play() -> None:
         async with world(open_sqlite, tmp_path) as w:
@@ -36,6 +41,7 @@ def test_wishes_are_kept_with_the_mail(tmp_path: Path, wishes: Wishes) -> None:
             name = await w.submit("bob@far.example", wishes=wishes)
             lines = dict((await envelopes(w.database, name, w.settings))[0])
             assert lines.get("privacy", "usual") == wishes.privacy.value
+            assert lines.get("priority", "0") == str(wishes.priority)
             await w.work()
             assert [each.wishes for each in seen] == [wishes]
 
@@ -59,5 +65,79 @@ def test_the_report_of_a_mail_that_requires_tls_requires_it_too(tmp_path: Path) 
             reports = {str(each.recipients[0].address): each.wishes for each in seen if each.sender is None}
             assert reports == {"ann@near.example": REQUIRED, "bea@near.example": NO_WISHES}
             assert all(b"body\r\n" not in content for content in w.relay.contents)
+
+    run(play())
+
+
+# Priorities
+
+ONE_BY_ONE = RelaySettings(sessions_first=1, sessions_most=1)
+
+
+@each_engine
+def test_the_most_urgent_mail_of_a_lane_goes_first(open_db: OpenDatabase, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path, sending=ONE_BY_ONE) as w:
+            for number, priority in enumerate((0, -9, 0, 4, 9, -4, 0, 1, 4)):
+                await w.submit(f"n{number}@far.example", wishes=Wishes(priority=priority))
+                w.clock.pass_by(1)
+            page = await list_chosen(w.database, Choice("far.example"), most=2)
+            page += await list_chosen(w.database, Choice("far.example"), most=100, after=page[-1])
+            order = ["n4", "n3", "n8", "n7", "n0", "n2", "n6", "n5", "n1"]
+            assert [each.recipient.partition("@")[0] for each in page] == order
+            assert [each.priority for each in page] == [9, 4, 4, 1, 0, 0, 0, -4, -9]
+            await w.work()
+            assert len(w.relay.delivered) == len(order)
+            if open_db is open_sqlite:  # elsewhere what was leased together is read in any order
+                assert [each.partition("@")[0] for each in w.relay.delivered] == order
+
+    run(play())
+
+
+@each_engine
+@pytest.mark.parametrize("most", [1, 3, 6])
+def test_a_lease_takes_the_most_urgent_and_of_equal_ones_what_has_waited_longest(
+    open_db: OpenDatabase, tmp_path: Path, most: int
+) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path) as w:
+            for priority in (-9, 0, 9, 0, 4, 0, -1):
+                await w.submit(f"p{priority}@far.example", wishes=Wishes(priority=priority))
+                w.clock.pass_by(1)
+            now = w.clock.now()
+            facts: Params = {"lane": "far.example", "now": now, "until": now + 1, "owner": 7, "most": most}
+            (rows,) = await w.database.commit(Unit((Step(LEASE_ALL, facts),)))
+            assert sorted(int(str(row[-1])) for row in rows) == [-9, -4, 0, 0, 0, 1, 9][:most]
+
+    run(play())
+
+
+@each_engine
+def test_what_is_not_due_keeps_nothing_back_and_a_pause_is_for_all(open_db: OpenDatabase, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path, relay=Scripted({"a@far.example": LATER})) as w:
+            await w.submit("a@far.example", wishes=Wishes(priority=9))
+            await w.submit("b@far.example", wishes=Wishes(priority=-9))
+            await w.work()
+            assert w.relay.delivered == ["b@far.example"]
+            await destinations.pause(w.database, "far.example", w.clock.now())
+            w.clock.pass_by(3600)
+            while [row[3] for row in await w.rows()] != [PARKED]:
+                await w.work(until=lambda: True)
+            await destinations.resume(w.database, "far.example", w.clock.now())
+            del w.relay.answers["a@far.example"]
+            await w.work()
+            assert w.relay.delivered == ["b@far.example", "a@far.example"]
+
+    run(play())
+
+
+def test_a_report_is_as_urgent_as_its_mail(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, relay=Scripted({"no@far.example": NO})) as w:
+            seen = watch(w)
+            await w.submit("no@far.example", sender="ann@near.example", wishes=Wishes(priority=4))
+            await w.work()
+            assert [each.wishes.priority for each in seen if each.sender is None] == [4]
 
     run(play())

@@ -85,6 +85,8 @@ class Wishes:
     """How the sender wants a mail to be handled on its way."""
 
     privacy: Privacy = Privacy.USUAL
+    priority: int = 0
+    """-9 to 9, what is higher goes first (RFC 6710)."""
 
 
 NO_WISHES: Final = Wishes()

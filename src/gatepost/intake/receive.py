@@ -376,6 +376,8 @@ def begin_story(client: Client, envelope: Envelope) -> Story:
             fields["certificate"] = client.tls.client_name
     if envelope.wishes.privacy is not Privacy.USUAL:
         fields["privacy"] = envelope.wishes.privacy.value
+    if envelope.wishes.priority:
+        fields["priority"] = str(envelope.wishes.priority)
     sender = "<>" if envelope.sender is None else str(envelope.sender)
     story.tell("intake", "mail", at=envelope.received_at, sender=sender, **fields)
     return story

@@ -40,7 +40,7 @@ from gatepost.intake.etrn import etrn
 from gatepost.intake.introduced import author_of, posed
 from gatepost.intake.naming import confirmed_name
 from gatepost.intake.ports import Services, Wire
-from gatepost.intake.transaction import Transaction, is_role
+from gatepost.intake.transaction import Transaction, granted, is_role
 from gatepost.policy.action import Delivery, ToMailbox
 
 GOODBYE: Final = Reply(Code.SHUTTING_DOWN, "4.3.2", "Service is restarting, try again")
@@ -322,6 +322,8 @@ class Session:
         elif mail.sender is not None and not await services.directory.may_send_as(self._account, mail.sender):
             raise Refusal(receive.NOT_SENDER, detail=f"{self._client.user} as {mail.sender}")
         self._transaction = Transaction(services.minter.mint(now), now, mail)
+        if mail.asked is not None:
+            self._transaction.wishes = granted(mail.asked, max_priority=services.settings.max_priority)
         self._dialogue.accept()
 
     async def _recipient(self, rcpt: Rcpt) -> None:
@@ -407,7 +409,7 @@ class Session:
         if dialogue.terms.lmtp:
             dialogue.accept_each(await receive.receive_each(self._services, whole))
         else:
-            dialogue.accept(await receive.receive(self._services, whole))
+            dialogue.accept(transaction.told(await receive.receive(self._services, whole)))
         self._served = True
         self._end_transaction()
 

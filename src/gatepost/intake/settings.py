@@ -29,6 +29,10 @@ class IntakeSettings:
     max_recipients_submitted: int = 100
     """Recipients of one mail of a user."""
 
+    max_priority: int = 9
+    """How urgent a user or a program of this machine may say a mail is (MT-PRIORITY, RFC 6710), 0 to 9: what asks
+    for more is taken with this priority, and its client is told. 0: nobody's mail goes before that of others."""
+
     null_sender_recipients: int = 1
     """Recipients of one mail without a sender: reports have one. Further ones are told to come in another mail."""
 
@@ -127,6 +131,8 @@ class IntakeSettings:
             raise ValueError("max_recipients must not be below 100 (RFC 5321 §4.5.3.1.8)")
         for network in (*self.etrn, *self.xforward, *self.xclient):
             ip_network(network)  # ValueError says what it is not
+        if not 0 <= self.max_priority <= 9:
+            raise ValueError("max_priority must be between 0 and 9")
         if self.null_sender_recipients < 1:
             raise ValueError("null_sender_recipients must not be below 1")
         if not 0 <= self.greet_wait <= 60:

@@ -16,5 +16,6 @@ async def serve(wire: Wire, services: Services, *, listener: str = "submission",
         mechanisms=("PLAIN", "LOGIN"),
         auth_required=True,
         require_tls=True,
+        trusted=True,
     )
     await Session(wire, services, terms, Port(listener, tag, named=False, judged=True, local_only=False)).run()

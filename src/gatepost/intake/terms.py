@@ -24,10 +24,11 @@ def terms_of(
     lmtp: bool = False,
     auth_required: bool = False,
     require_tls: bool = False,
+    trusted: bool = False,
 ) -> Terms:
     """Return the terms of one session; under stress we are less patient (postfix STRESS_README).
 
-    `peer` is the address at the other end, as normalised text.
+    `peer` is the address at the other end, as normalised text; `trusted`: it may say how its mail is handled.
     """
     settings, usual = services.settings, Terms("")
     crowded = services.crowded()
@@ -52,6 +53,7 @@ def terms_of(
         bare_newline=settings.bare_newline,
         unannounced=settings.unannounced_pipelining,
         etrn=_may_turn(settings.etrn, peer) if settings.etrn and not lmtp else Offer.NONE,
+        priority=trusted,
         introductions=_allowed(settings, peer) if settings.xforward or settings.xclient else frozenset(),
     )
 

@@ -6,7 +6,7 @@ from gatepost.base.address import Address, ReversePath, fold
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import NO_WISHES, Envelope, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
-from gatepost.base.reply import Refusal
+from gatepost.base.reply import Refusal, Reply
 from gatepost.blobs.spool import Spool
 from gatepost.codec.smtp.grammar import Mail, Rcpt
 from gatepost.codec.smtp.wishes import Asked
@@ -39,6 +39,7 @@ class Transaction:
     """What the gate said of those that were accepted."""
     spool: Spool | None = None
     refusal: Refusal | None = None
+    wishes: Wishes = NO_WISHES
 
     @property
     def sender(self) -> ReversePath:
@@ -63,8 +64,16 @@ class Transaction:
             declared_size=mail.size,
             ret=mail.ret,
             envid=mail.envid,
-            wishes=NO_WISHES if mail.asked is None else _wishes(mail.asked),
+            wishes=self.wishes,
         )
+
+    def told(self, reply: Reply) -> Reply:
+        """Return what is said to a mail that was taken; also where it is less urgent than asked (RFC 6710)."""
+        asked, priority = self.mail.asked, self.wishes.priority
+        if asked is None or asked.priority in (None, priority):
+            return reply
+        text = f"{priority} is the new priority assigned to the message; {reply.text}"
+        return Reply(reply.code, "2.3.6", text)
 
     def close(self) -> None:
         """Let the body go."""
@@ -73,8 +82,12 @@ class Transaction:
             self.spool = None
 
 
-def _wishes(asked: Asked) -> Wishes:
-    return Wishes(Privacy.REQUIRED if asked.requiretls else Privacy.USUAL)
+def granted(asked: Asked, *, max_priority: int) -> Wishes:
+    """Return what a mail gets of what its MAIL asked for."""
+    return Wishes(
+        Privacy.REQUIRED if asked.requiretls else Privacy.USUAL,
+        0 if asked.priority is None else min(asked.priority, max_priority),
+    )
 
 
 def is_role(address: Address) -> bool:

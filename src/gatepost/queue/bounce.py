@@ -7,7 +7,7 @@ unit that records the failure, so neither can be without the other. It holds the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from gatepost.base.address import Address
 from gatepost.base.clock import Instant, later
@@ -26,9 +26,6 @@ from gatepost.policy.policy import OURSELVES, Policy
 from gatepost.queue.model import Kind, QueuedMail
 from gatepost.queue.settings import Bounces, QueueSettings, Unproven
 from gatepost.queue.submit import NOTICE, submit_steps
-
-_ALIKE: Final = Wishes(Privacy.REQUIRED)
-"""RFC 8689 §5: a report has the header of the mail in it, so it is protected in the same manner."""
 
 
 class Bodies(Protocol):
@@ -158,7 +155,7 @@ class Reporter:
             (Recipient(sender),),
             eight_bit=not content.isascii(),
             declared_size=len(content),
-            wishes=_ALIKE if mail.wishes.privacy is Privacy.REQUIRED else NO_WISHES,
+            wishes=_alike(mail.wishes),
         )
         steps = [
             *await self._bodies.put(number, content, len(deliveries)),
@@ -242,6 +239,13 @@ class Reporter:
             return b""
         end = content.find(b"\r\n\r\n")
         return content if end < 0 else content[: end + 2]
+
+
+def _alike(wishes: Wishes) -> Wishes:
+    """Return what a report wishes: to be as urgent as the mail, and as well protected (RFC 8689 §5)."""
+    if wishes is NO_WISHES:
+        return NO_WISHES
+    return Wishes(wishes.privacy if wishes.privacy is Privacy.REQUIRED else Privacy.USUAL, wishes.priority)
 
 
 def _story(mail: QueuedMail, number: MailId, action: Action, sender: Address, now: Instant) -> tuple[Step, ...]:

@@ -62,6 +62,7 @@ def _mail_lines(mail: QueuedMail | None, settings: QueueSettings) -> list[tuple[
         ("smtputf8", "yes" if mail.smtputf8 else ""),
         ("dsn-envid", mail.envid),
         ("dsn-ret", mail.ret),
+        ("priority", mail.wishes.priority or ""),
         ("privacy", "" if mail.wishes.privacy is Privacy.USUAL else mail.wishes.privacy.value),
     ]
 

@@ -7,9 +7,10 @@ host cost one connection, keep their schedule, and are in nobody's way.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
 from typing import Final
 
 from gatepost.relay.model import Fate, Result
@@ -25,7 +26,17 @@ AHEAD: Final = 4
 class Lane:
     """The deliveries to one destination."""
 
-    __slots__ = ("_most", "_penalty", "_waiting", "active", "answer", "leased", "rests_until", "window")
+    __slots__ = (
+        "_arrivals",
+        "_most",
+        "_penalty",
+        "_waiting",
+        "active",
+        "answer",
+        "leased",
+        "rests_until",
+        "window",
+    )
 
     def __init__(self, first: int, most: int) -> None:
         self.window = first
@@ -37,7 +48,8 @@ class Lane:
         """What the destination answered when it was last found dead."""
         self._most = most
         self._penalty = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = count()
 
     @property
     def room(self) -> int:
@@ -73,11 +85,11 @@ class Lane:
         return back
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Wait for one's turn, then hold it."""
+    async def slot(self, urgency: int = 0) -> AsyncIterator[None]:
+        """Wait for one's turn, then hold it; who has the lower number goes first, equal ones as they came."""
         if self.active >= self.window or self._waiting:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            heappush(self._waiting, (urgency, next(self._arrivals), turn))
             try:
                 await turn
             except asyncio.CancelledError:
@@ -97,7 +109,7 @@ class Lane:
 
     def _grant(self) -> None:
         while self._waiting and self.active < self.window:
-            turn = self._waiting.popleft()
+            _, _, turn = heappop(self._waiting)
             if not turn.done():
                 self.active += 1
                 turn.set_result(None)

@@ -59,10 +59,13 @@ class QueuedRecipient:
     attempts: int = 0
     suspect: bool = False
     warned: bool = False
+    urgency: int = 0
+    """The mail's priority with its sign turned: what is lower goes first."""
 
 
 class _Wishes(msgspec.Struct, array_like=True):
     privacy: str
+    priority: int = 0
 
 
 class _Mail(msgspec.Struct, array_like=True):
@@ -97,7 +100,7 @@ def pack_mail(envelope: Envelope, *, returnable: bool, size: int, client: Forwar
     e, shown = envelope, None
     if client is not None:
         shown = (client.name, client.ip, client.port, client.proto, client.helo, client.ident, client.source.value)
-    wishes = None if envelope.wishes is NO_WISHES else _Wishes(envelope.wishes.privacy.value)
+    wishes = _packed_wishes(envelope.wishes)
     return _ENCODER.encode(_Mail(sender, e.eight_bit, e.smtputf8, e.ret, e.envid, returnable, size, shown, wishes))
 
 
@@ -119,8 +122,16 @@ def unpack_mail(mail: MailId, body: int, created: int, kind: int, recipients: in
         found.returnable,
         found.size,
         None if found.client is None else Forwarded(*found.client[:6], Source(found.client[6])),
-        NO_WISHES if found.wishes is None else Wishes(Privacy(found.wishes.privacy)),
+        NO_WISHES if found.wishes is None else _wishes(found.wishes),
     )
+
+
+def _packed_wishes(wishes: Wishes) -> _Wishes | None:
+    return None if wishes is NO_WISHES else _Wishes(wishes.privacy.value, wishes.priority)
+
+
+def _wishes(packed: _Wishes) -> Wishes:
+    return Wishes(Privacy(packed.privacy), packed.priority)
 
 
 def pack_recipient(recipient: Recipient, route: Route) -> bytes:

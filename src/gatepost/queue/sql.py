@@ -13,6 +13,8 @@ EVERYTHING: Final = "*"
 """The lane under which a pause of all outbound mail is noted."""
 RETURNED: Final = "(sender)"
 """The lane of what the operator returns to its sender."""
+_ANY_LEVEL: Final = f"urgency IN ({', '.join(map(str, range(-9, 10)))})"
+"""Always so: it lets index queue_rcpt_lane lead to what is due at each level."""
 
 ADD_MAIL: Final = Statement(
     "queue.add_mail",
@@ -22,17 +24,21 @@ ADD_MAIL: Final = Statement(
 ADD_RCPT: Final = Statement(
     "queue.add_rcpt",
     "INSERT INTO queue_rcpt (mail, position, state, owner, due, attempts, suspect, warned, last_try, lane,"
-    " recipient, last_error, packed)"
-    " VALUES (:mail, :position, 0, :owner, :due, 0, 0, 0, 0, :lane, :recipient, '', :packed)",
+    " recipient, last_error, packed, urgency)"
+    " VALUES (:mail, :position, 0, :owner, :due, 0, 0, 0, 0, :lane, :recipient, '', :packed, :urgency)",
 )
 
 # Looking for work. Index queue_rcpt_due answers the first alone; the second reads all that is due, off the loop.
+# Both tell also whether anything waits whose urgency is not the usual one: then LEASE_ALL, else LEASE.
 DUE_LANES: Final = Statement(
-    "queue.due_lanes", "SELECT lane FROM queue_rcpt WHERE due <= :now ORDER BY due, lane LIMIT :most"
+    "queue.due_lanes",
+    "SELECT lane, EXISTS (SELECT 1 FROM queue_rcpt WHERE urgency <> 0) FROM queue_rcpt"
+    " WHERE due <= :now ORDER BY due, lane LIMIT :most",
 )
 ALL_DUE_LANES: Final = Statement(
     "queue.all_due_lanes",
-    "SELECT lane FROM queue_rcpt WHERE due <= :now GROUP BY lane ORDER BY MIN(due), lane LIMIT :most",
+    "SELECT lane, EXISTS (SELECT 1 FROM queue_rcpt WHERE urgency <> 0) FROM queue_rcpt"
+    " WHERE due <= :now GROUP BY lane ORDER BY MIN(due), lane LIMIT :most",
 )
 NEXT_DUE: Final = Statement(
     "queue.next_due", "SELECT due FROM queue_rcpt WHERE due > :now ORDER BY due, lane LIMIT 1"
@@ -44,8 +50,14 @@ LEASE: Final = Statement(
     "UPDATE queue_rcpt SET owner = :owner, due = :until,"
     " suspect = CASE WHEN queue_rcpt.owner <> 0 THEN 1 ELSE 0 END"
     " WHERE due <= :now AND (mail, position) IN (SELECT mail, position FROM queue_rcpt"
-    " WHERE lane = :lane AND due <= :now ORDER BY due, mail, position LIMIT :most)"
-    " RETURNING mail, position, attempts, suspect, warned, packed",
+    " WHERE lane = :lane AND urgency = 0 AND due <= :now ORDER BY due, mail, position LIMIT :most)"
+    " RETURNING mail, position, attempts, suspect, warned, packed, urgency",
+    returns=True,
+)
+# The index queue_rcpt_lane is probed once for each level: neither what is not due nor what is less urgent is read.
+LEASE_ALL: Final = Statement(
+    "queue.lease_all",
+    LEASE.sql.replace("urgency = 0", _ANY_LEVEL).replace("ORDER BY due", "ORDER BY urgency, due"),
     returns=True,
 )
 MAIL: Final = Statement(
@@ -99,7 +111,7 @@ REPAIR: Final = Statement(
 # along the primary key, LIST_LANE along queue_rcpt_lane. Only LIST_SENDER reads all mails.
 _LISTED: Final = (
     "SELECT r.mail, r.position, r.state, r.owner, r.due, r.attempts, r.last_try, r.lane, r.recipient, r.last_error,"
-    " m.sender, m.created, m.kind, m.body FROM queue_rcpt r JOIN queue_mail m ON m.id = r.mail"
+    " m.sender, m.created, m.kind, m.body, r.urgency FROM queue_rcpt r JOIN queue_mail m ON m.id = r.mail"
 )
 LIST: Final = Statement(
     "queue.list",
@@ -107,8 +119,9 @@ LIST: Final = Statement(
 )
 LIST_LANE: Final = Statement(
     "queue.list_lane",
-    f"{_LISTED} WHERE r.lane = :lane AND (r.due, r.mail, r.position) > (:due, :mail, :position)"
-    " AND (:anyone = 1 OR m.sender = :sender) ORDER BY r.due, r.mail, r.position LIMIT :most",
+    f"{_LISTED} WHERE r.lane = :lane"
+    " AND (r.urgency, r.due, r.mail, r.position) > (:urgency, :due, :mail, :position)"
+    " AND (:anyone = 1 OR m.sender = :sender) ORDER BY r.urgency, r.due, r.mail, r.position LIMIT :most",
 )
 LIST_SENDER: Final = Statement(
     "queue.list_sender",
@@ -204,8 +217,8 @@ DESTINATIONS: Final = Statement(
 LANES: Final = Statement("queue.lanes", "SELECT DISTINCT lane FROM queue_rcpt")
 LAST_ERROR: Final = Statement(
     "queue.last_error",
-    "SELECT last_error FROM (SELECT last_error, last_try FROM queue_rcpt WHERE lane = :lane ORDER BY due DESC"
-    " LIMIT 100) AS newest WHERE last_try > 0 ORDER BY last_try DESC LIMIT 1",
+    "SELECT last_error FROM (SELECT last_error, last_try FROM queue_rcpt WHERE lane = :lane"
+    " ORDER BY urgency DESC, due DESC LIMIT 100) AS newest WHERE last_try > 0 ORDER BY last_try DESC LIMIT 1",
 )
 PAUSES: Final = Statement("queue.pauses", "SELECT lane, since, why FROM queue_pause ORDER BY lane")
 PAUSE: Final = Statement(
@@ -218,14 +231,15 @@ RESUME: Final = Statement(
 )
 PARK: Final = Statement(
     "queue.park",
-    "UPDATE queue_rcpt SET due = :parked WHERE due <= :now AND (mail, position) IN (SELECT mail, position"
-    " FROM queue_rcpt WHERE lane = :lane AND due <= :now ORDER BY due, mail, position LIMIT :most)"
+    "UPDATE queue_rcpt SET due = :parked WHERE due <= :now AND (mail, position) IN (SELECT mail, position"  # noqa: S608  (our own words)
+    f" FROM queue_rcpt WHERE lane = :lane AND {_ANY_LEVEL} AND due <= :now LIMIT :most)"
     " RETURNING position",
     returns=True,
 )
 UNPARK: Final = Statement(
     "queue.unpark",
-    "UPDATE queue_rcpt SET due = :now WHERE lane = :lane AND due = :parked RETURNING position",
+    f"UPDATE queue_rcpt SET due = :now WHERE lane = :lane AND {_ANY_LEVEL} AND due = :parked"  # noqa: S608
+    " RETURNING position",
     returns=True,
 )
 RESTS: Final = Statement("queue.rests", "SELECT lane, until, answer FROM queue_rest WHERE until > :now")
@@ -270,8 +284,8 @@ RESEAL_RCPT: Final = Statement(
 )
 
 STATEMENTS: Final = (
-    ADD_MAIL, ADD_RCPT, DUE_LANES, ALL_DUE_LANES, NEXT_DUE, LEASE, MAIL, RENEW, GIVE_BACK, STILL_MINE, TOUCH, DONE,
-    DEFER, QUARANTINE,
+    ADD_MAIL, ADD_RCPT, DUE_LANES, ALL_DUE_LANES, NEXT_DUE, LEASE, LEASE_ALL, MAIL, RENEW, GIVE_BACK, STILL_MINE,
+    TOUCH, DONE, DEFER, QUARANTINE,
     DROP_MAIL, TAKE_OVER, REPAIR, LIST, LIST_LANE, LIST_SENDER, SHOW, COUNT, RETRY, RETRY_LANE, RETRY_ALL,
     HOLD, RELEASE, HOLD_ONE, RELEASE_ONE, REMOVE, REMOVE_IDLE, RETURN, PACKED, REDIRECT, COUNT_LANE, COUNT_SENDER,
     DESTINATIONS, LANES, LAST_ERROR, PAUSES, PAUSE, RESUME, PARK, UNPARK, RESTS, REST, WAKE, WAKE_ALL,

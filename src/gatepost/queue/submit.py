@@ -63,26 +63,27 @@ def submit_steps(
         },
     )
     rows = (
-        _recipient_step(envelope.id, position, relay, origin, now, offer)
+        _recipient_step(envelope, position, relay, origin, now, offer)
         for position, (relay, origin) in enumerate(zip(relays, origins, strict=True))
     )
     return mail, *rows
 
 
 def _recipient_step(
-    mail: MailId, position: int, relay: ToRelay, origin: Recipient, now: Instant, offer: Offer | None
+    envelope: Envelope, position: int, relay: ToRelay, origin: Recipient, now: Instant, offer: Offer | None
 ) -> Step:
     recipient = Recipient(relay.recipient, origin.notify, origin.orcpt)
     return Step(
         ADD_RCPT,
         {
-            "mail": mail,
+            "mail": envelope.id,
             "position": position,
             "owner": 0 if offer is None else offer.owner,
             "due": now if offer is None else offer.until,
             "lane": relay.route.destination(relay.recipient),
             "recipient": str(relay.recipient),
             "packed": pack_recipient(recipient, relay.route),
+            "urgency": -envelope.wishes.priority,
         },
     )
 

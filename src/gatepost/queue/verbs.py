@@ -74,6 +74,8 @@ class Waiting:
     bounce: bool
     last_error: str
     body: int
+    priority: int = 0
+    """-9 to 9 (RFC 6710)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,11 @@ async def list_queue(
 async def list_chosen(
     database: Database, choice: Choice, *, after: Waiting | None = None, most: int = PAGE
 ) -> tuple[Waiting, ...]:
-    """Return one page of a choice: of a destination the soonest due first, of a sender the oldest first."""
+    """Return one page: of a destination the most urgent and soonest due first, of a sender the oldest first."""
     at: Params = {"mail": 0, "position": -1} if after is None else {"mail": after.mail, "position": after.position}
     at = {**at, "most": min(most, 1_000)}
     if choice.destination:
-        at = {**at, "due": -1 if after is None else after.due}
+        at |= {"urgency": -100, "due": -1} if after is None else {"urgency": -after.priority, "due": after.due}
         rows = await database.read_long(LIST_LANE, {**at, **_named(choice)})
     else:
         rows = await database.read_long(LIST_SENDER, {**at, "sender": choice.sender})
@@ -313,7 +315,8 @@ def _counts(row: Row) -> Counts:
 
 
 def _waiting(row: Row) -> Waiting:
-    mail, position, state, owner, due, attempts, last_try, lane, recipient, error, sender, created, kind, body = row
+    mail, position, state, owner, due, attempts, last_try, lane, recipient, error, sender, *rest = row
+    created, kind, body, urgency = rest
     return Waiting(
         mail=MailId(_int(mail)),
         position=_int(position),
@@ -330,6 +333,7 @@ def _waiting(row: Row) -> Waiting:
         bounce=bool(kind),
         last_error=str(error),
         body=_int(body),
+        priority=-_int(urgency),
     )
 
 

@@ -33,6 +33,7 @@ from gatepost.queue.sql import (
     GIVE_BACK,
     HOLD_UNREADABLE,
     LEASE,
+    LEASE_ALL,
     MAIL,
     NEVER,
     NEXT_DUE,
@@ -112,6 +113,8 @@ class Worker:
         self._paused: frozenset[str] = frozenset()
         """Lanes that the operator has paused; EVERYTHING among them means all."""
         self._obeys_until = float("-inf")
+        self._levels = True
+        """Whether some of what waits is more urgent than the rest, or less."""
         self._stopping = asyncio.Event()
         self._held: dict[tuple[MailId, int], bool] = {}
         """What we have leased, and whether its delivery has begun."""
@@ -180,7 +183,7 @@ class Worker:
         mail = _queued(MailId(_int(first["id"])), tuple(first[name] for name in MAIL_COLUMNS))
         by_lane: dict[str, list[QueuedRecipient]] = defaultdict(list)
         for row in rows:
-            recipient = _recipient((row["mail"], row["position"], 0, 0, 0, row["packed"]))
+            recipient = _recipient((row["mail"], row["position"], 0, 0, 0, row["packed"], row["urgency"]))
             by_lane[str(row["lane"])].append(recipient)
         if self._deliveries is None or self._stopping.is_set():
             await self._return([(mail.id, each.position) for found in by_lane.values() for each in found])
@@ -241,9 +244,11 @@ class Worker:
     async def _due_lanes(self) -> list[str]:
         """Return destinations with due mail that have room; looks at all only when the first are full."""
         if EVERYTHING in self._paused:
+            self._levels = True
             return [RETURNED]
         now = self._clock.now()
         rows = await self._database.read(DUE_LANES, {"now": now, "most": LANES_READ})
+        self._levels = bool(rows and rows[0][1])
         names = list(dict.fromkeys(str(row[0]) for row in rows))
         roomy = [name for name in names if self._lanes.of(name).room]
         if roomy or len(rows) < LANES_READ:
@@ -256,10 +261,11 @@ class Worker:
         now = self._clock.now()
         until = later(now, seconds(self._lease))
         facts = {"owner": self._owner, "until": until, "now": now}
-        steps = tuple(Step(LEASE, facts | {"lane": name, "most": most}) for name, most in wanted.items())
+        statement = LEASE_ALL if self._levels else LEASE
+        steps = tuple(Step(statement, facts | {"lane": name, "most": most}) for name, most in wanted.items())
         found = await self._database.commit(Unit(steps))
         for name, rows in zip(wanted, found, strict=True):
-            recipients = sorted(await self._readable(rows), key=lambda each: (each.mail, each.position))
+            recipients = sorted(await self._readable(rows), key=_turn)
             self._start(group, self._lanes.of(name), recipients)
         return sum(map(len, found))
 
@@ -377,7 +383,7 @@ class Worker:
         if lane is self._lanes.of(RETURNED):
             return tuple(BY_ORDER for _ in recipients)
         destination = route.destination(recipients[0].recipient.address)
-        async with lane.slot():
+        async with lane.slot(recipients[0].urgency):
             if self._stopping.is_set() or self._is_paused(destination):
                 return None
             if lane.rests(self._clock.steady()) and lane.answer is not None:
@@ -541,13 +547,20 @@ def _int(value: object) -> int:
 
 
 def _recipient(row: Row) -> QueuedRecipient:
-    mail, position, attempts, suspect, warned, packed = row
+    mail, position, attempts, suspect, warned, packed, urgency = row
     assert isinstance(mail, int)
     assert isinstance(position, int)
     assert isinstance(attempts, int)
     assert isinstance(packed, bytes)
+    assert isinstance(urgency, int)
     recipient, route = unpack_recipient(packed)
-    return QueuedRecipient(MailId(mail), position, recipient, route, attempts, bool(suspect), bool(warned))
+    told = attempts, bool(suspect), bool(warned), urgency
+    return QueuedRecipient(MailId(mail), position, recipient, route, *told)
+
+
+def _turn(recipient: QueuedRecipient) -> tuple[int, int, int]:
+    """Return by what leased recipients are put in order."""
+    return recipient.urgency, recipient.mail, recipient.position
 
 
 def _queued(mail: MailId, row: Row) -> QueuedMail:

@@ -158,6 +158,7 @@ class _Transaction:
             smtputf8=utf8,
             ret=consignment.ret if offered.dsn else "",
             envid=consignment.envid if offered.dsn else "",
+            priority=consignment.wishes.priority if offered.priority else 0,
             requiretls=offered.requiretls and consignment.wishes.privacy is Privacy.REQUIRED,
         )
 

@@ -1,4 +1,4 @@
-"""What MAIL asks about the way of a mail: REQUIRETLS (RFC 8689)."""
+"""What MAIL asks about the way of a mail: REQUIRETLS (RFC 8689), MT-PRIORITY (RFC 6710)."""
 
 import pytest
 
@@ -45,3 +45,18 @@ def test_requiretls_is_taken_over_tls_where_it_is_offered() -> None:
     no = b"555 5.5.4 Unsupported parameter REQUIRETLS\r\n"
     assert answer("REQUIRETLS", Terms("mx"), tls=False) == no
     assert answer("REQUIRETLS", Terms("mx", requiretls=False)) == no
+
+
+@pytest.mark.parametrize("value", range(-9, 10))
+def test_a_priority_is_a_number_from_minus_nine_to_nine(value: int) -> None:
+    assert asked(f"MT-PRIORITY={value}") == Asked(priority=value)
+
+
+@pytest.mark.parametrize("value", ["", "=", "=10", "=-10", "=+5", "=-0", "=05", "=x", "=1 MT-PRIORITY=1"])
+def test_other_priorities_are_malformed(value: str) -> None:
+    assert refusal(f"MT-PRIORITY{value}") == (501, "5.5.4")
+
+
+def test_a_priority_is_taken_where_it_is_offered() -> None:
+    assert answer("MT-PRIORITY=1", Terms("mx", priority=True)) == b""
+    assert answer("MT-PRIORITY=1", Terms("mx")) == b"555 5.5.4 Unsupported parameter MT-PRIORITY\r\n"

@@ -35,6 +35,8 @@ def received_field(client: Client, hostname: str, envelope: Envelope, now: Insta
         address_text = printable(str(envelope.recipients[0].address), 320)
         if address_text.isascii() and not _BENDING.search(address_text):
             lines.append(f"\tfor <{address_text}>")
+    if envelope.wishes.priority:  # a clause that RFC 6710 has registered
+        lines.append(f"\tpriority {envelope.wishes.priority}")
     lines[-1] += ";"
     lines.append(f"\t{format_date(now)}")
     return "\r\n".join(lines).encode("ascii", "replace") + b"\r\n"

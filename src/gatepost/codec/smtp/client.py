@@ -103,6 +103,7 @@ class Extensions:
     xforward: frozenset[str] = frozenset()
     """The attributes of XFORWARD that it takes."""
     requiretls: bool = False
+    priority: bool = False
 
     @staticmethod
     def read(reply: HeardReply) -> "Extensions":
@@ -125,6 +126,7 @@ class Extensions:
             mechanisms=frozenset(offered.get("AUTH", "").upper().split()),
             xforward=frozenset(offered.get("XFORWARD", "").upper().split()),
             requiretls="REQUIRETLS" in offered,
+            priority="MT-PRIORITY" in offered,
         )
 
 
@@ -249,6 +251,7 @@ def mail(
     ret: str = "",
     envid: str = "",
     requiretls: bool = False,
+    priority: int = 0,
 ) -> bytes:
     """Build MAIL FROM; give only parameters that the server offered. `envid` is decoded text."""
     words = [f"MAIL FROM:{path_text(sender)}".encode()]
@@ -264,6 +267,8 @@ def mail(
         words.append(b"ENVID=" + xtext_encode(envid.encode()))
     if requiretls:
         words.append(b"REQUIRETLS")
+    if priority:
+        words.append(b"MT-PRIORITY=%d" % priority)
     return _command(words)
 
 

@@ -50,7 +50,7 @@ from gatepost.codec.smtp.grammar import (
     Turn,
     parse_command,
 )
-from gatepost.codec.smtp.wishes import REQUIRETLS, Asked, unsupported
+from gatepost.codec.smtp.wishes import MT_PRIORITY, REQUIRETLS, Asked, unsupported
 from gatepost.codec.smtp.xforward import OFFERS, Introduction, parse_introduction
 
 # Words of other protocols: a browser or a proxy was made to speak to us (ALPACA; PROXY from whom we did not ask).
@@ -124,6 +124,8 @@ class Terms:
     etrn: Offer = Offer.NONE
     requiretls: bool = True
     """Take mail that must not travel without TLS (RFC 8689); offered over TLS only."""
+    priority: bool = False
+    """Let the client say how urgent a mail is (RFC 6710)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -659,6 +661,8 @@ class Dialogue:
         """Return why what MAIL asked for cannot be had in this session."""
         if asked.requiretls and not (self._tls and self.terms.requiretls):
             return unsupported(REQUIRETLS)
+        if asked.priority is not None and not self.terms.priority:
+            return unsupported(MT_PRIORITY)
         return None
 
     def _rcpt(self, command: Rcpt) -> Event | None:
@@ -933,6 +937,7 @@ def _extensions(terms: Terms, tls: bool, auth: bool) -> bytes:
         "ENHANCEDSTATUSCODES",
         "CHUNKING",
         *(("REQUIRETLS",) if tls and terms.requiretls else ()),
+        *(("MT-PRIORITY MIXER",) if terms.priority else ()),  # RFC 6710 appendix B
         "DSN",
     ]
     if terms.starttls and not tls:

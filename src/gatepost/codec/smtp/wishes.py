@@ -1,10 +1,12 @@
 """The parameters of MAIL by which a sender asks how its mail is handled on its way.
 
     REQUIRETLS        RFC 8689 §2
+    MT-PRIORITY=-9..9 RFC 6710 §3
 
 Each is offered on its own, so `Asked` tells which were given; server.py holds them against what it offered.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +14,10 @@ from typing import Final
 from gatepost.base.reply import Code, Refusal, Reply
 
 REQUIRETLS: Final = b"REQUIRETLS"
-PARAMETERS: Final = frozenset((REQUIRETLS,))
+MT_PRIORITY: Final = b"MT-PRIORITY"
+PARAMETERS: Final = frozenset((REQUIRETLS, MT_PRIORITY))
+
+_PRIORITY: Final = re.compile(rb"-?[1-9]|0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +25,14 @@ class Asked:
     """What MAIL asked for, as it was said."""
 
     requiretls: bool = False
+    priority: int | None = None
 
 
 def parse_asked(given: Mapping[bytes, bytes]) -> Asked | None:
     """Read them from MAIL's parameters by name, in capitals; None where there are none. Raises Refusal (501)."""
     if PARAMETERS.isdisjoint(given):
         return None
-    return Asked(requiretls=_flag(given, REQUIRETLS))
+    return Asked(requiretls=_flag(given, REQUIRETLS), priority=_priority(given))
 
 
 def unsupported(name: bytes) -> Reply:
@@ -38,6 +44,15 @@ def _flag(given: Mapping[bytes, bytes], name: bytes) -> bool:
     if given.get(name):
         raise _bad(f"{name.decode('ascii')} takes no value")
     return name in given
+
+
+def _priority(given: Mapping[bytes, bytes]) -> int | None:
+    value = given.get(MT_PRIORITY)
+    if value is None:
+        return None
+    if _PRIORITY.fullmatch(value) is None:
+        raise _bad("MT-PRIORITY is a number from -9 to 9")
+    return int(value)
 
 
 def _bad(text: str) -> Refusal:
