@@ -80,6 +80,8 @@ from gatepost.policy.rules import load as load_rules
 from gatepost.policy.watch import watch as watch_tables
 from gatepost.queue.atrest import AtRest, keys_of
 from gatepost.queue.bounce import Filed, Reporter
+from gatepost.queue.letters import Letters
+from gatepost.queue.logins import LoginLetters
 from gatepost.queue.settings import Unproven
 from gatepost.queue.settle import Settler
 from gatepost.queue.verbs import retry_all
@@ -148,6 +150,7 @@ class Worker:
         self._refusals = Refusals(config.diary)
         self._queue: QueueWorker
         self._reporter: Reporter
+        self._letters: Letters
         self._intake: intake.Services
         self._view: ViewServices
         self._web: web.Services
@@ -248,6 +251,7 @@ class Worker:
         """
         ruleset = await asyncio.to_thread(load_rules, config.policy, self._log.warning)
         pairs = tuple(Pair(Path(each.certificate), Path(each.key)) for each in config.tls.certificates)
+        logins = await asyncio.to_thread(read_logins, self._config.relay.credentials)
         if self._slot == 0:
             await self._bgp.renew(config.feeds.bgp)
             self._lists.renew(config.feeds.lists)
@@ -260,6 +264,7 @@ class Worker:
             raise
         self._doorkeeper.renew(config.gate.bans)
         self._policy.renew(config.policy, ruleset)
+        self._relay.renew(logins)
         self._judge.renew(config.judge, _scanner(config))
         self._refusals.renew(config.diary)
         self._intake = replace(self._intake, settings=config.intake)
@@ -434,6 +439,7 @@ class Worker:
             log=self._log,
             unproven=_unproven(config),
         )
+        self._letters = Letters(self._databases.mail, self._reporter, self._clock, self._log)
         router = Router(
             config.relay,
             self._resolver,
@@ -458,6 +464,7 @@ class Worker:
             contacts=self._gate,
             logins=read_logins(config.relay.credentials),
             assurer=Assurer(config.relay, self._resolver, self._policies),
+            operator=LoginLetters(self._letters),
         )
         self._relay = relay
         return QueueWorker(

@@ -16,11 +16,12 @@ from gatepost.db.unit import Database, Schema
 from gatepost.diary.refused.sql import SCHEMA as REFUSED
 from gatepost.diary.sql import SCHEMA as DIARY
 from gatepost.gate.sql import SCHEMA as GATE
+from gatepost.incidents.sql import SCHEMA as INCIDENTS
 from gatepost.judge.sql import SCHEMA as JUDGE
 from gatepost.queue.sql import SCHEMA as QUEUE
 from gatepost.store.sql import SCHEMA as STORE
 
-MAIL_SCHEMAS: Final[tuple[Schema, ...]] = (ACCOUNTS, BLOBS, DIARY, JUDGE, QUEUE, STORE)
+MAIL_SCHEMAS: Final[tuple[Schema, ...]] = (ACCOUNTS, BLOBS, DIARY, INCIDENTS, JUDGE, QUEUE, STORE)
 GATE_SCHEMAS: Final[tuple[Schema, ...]] = (GATE, REFUSED)
 
 

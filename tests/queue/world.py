@@ -18,10 +18,12 @@ from gatepost.blobs.sql import SCHEMA as BLOBS
 from gatepost.db.unit import Database, Notice, Statement, Unit
 from gatepost.diary import Story
 from gatepost.diary.sql import SCHEMA as DIARY
+from gatepost.incidents.sql import SCHEMA as INCIDENTS
 from gatepost.policy.action import Route, ToMailbox, ToRelay
 from gatepost.policy.policy import Policy
 from gatepost.queue import submit_steps
 from gatepost.queue.bounce import Filed, Reporter
+from gatepost.queue.letters import Letters
 from gatepost.queue.settings import QueueSettings
 from gatepost.queue.settle import Settler
 from gatepost.queue.sql import SCHEMA as QUEUE
@@ -45,7 +47,7 @@ ROWS = Statement(
 )
 MAILS = Statement("test.mails", "SELECT id FROM queue_mail")
 BODIES = Statement("test.bodies", "SELECT id FROM body")
-SCHEMAS = (BLOBS, DIARY, replace(QUEUE, statements=(*QUEUE.statements, ROWS, MAILS, BODIES)))
+SCHEMAS = (BLOBS, DIARY, INCIDENTS, replace(QUEUE, statements=(*QUEUE.statements, ROWS, MAILS, BODIES)))
 
 
 @dataclass
@@ -159,7 +161,13 @@ class World:
         return number
 
     def settler(self) -> Settler:
-        reporter = Reporter(
+        return Settler(self.settings, self.blobs, self.reporter(), self.log)
+
+    def letters(self) -> Letters:
+        return Letters(self.database, self.reporter(), self.clock, self.log)
+
+    def reporter(self) -> Reporter:
+        return Reporter(
             self.settings,
             self.blobs,
             self.rules,
@@ -171,7 +179,6 @@ class World:
             postmaster="postmaster@here.example",
             log=self.log,
         )
-        return Settler(self.settings, self.blobs, reporter, self.log)
 
     def worker(self, **other: Any) -> Worker:
         parts: dict[str, Any] = {"database": self.database, "relay": self.relay, "settler": self.settler()} | other

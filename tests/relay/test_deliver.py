@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -293,6 +293,42 @@ def test_a_smart_host_is_logged_in_to(certificate: ssl.SSLContext, mechanisms: s
             assert fates(results) == ["delivered"]
             spoken = b"".join(hop.commands)
             assert b"AGFubgBzZWNyZXQ=" in spoken or (b"YW5u\r\n" in spoken and b"c2VjcmV0\r\n" in spoken)
+
+    run(play())
+
+
+@dataclass
+class Operator:
+    """Remembers what it hears of logins."""
+
+    heard: list[tuple[str, str]] = field(default_factory=list)
+
+    async def refused(self, label: str, host: str, answer: str) -> None:
+        self.heard.append((label, answer))
+
+    async def worked(self, label: str) -> None:
+        self.heard.append((label, "worked"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "heard"),
+    [
+        (b"535 5.7.8 no\r\n", [("me", "login refused: 535 5.7.8 no")]),
+        (b"454 4.7.0 busy\r\n", []),
+        (b"235 2.7.0 in\r\n", [("me", "worked")]),
+    ],
+)
+def test_the_operator_hears_of_a_password_that_is_refused_and_the_mail_waits(
+    certificate: ssl.SSLContext, answer: bytes, heard: list[tuple[str, str]]
+) -> None:
+    async def play() -> None:
+        operator = Operator()
+        async with NextHop(tls=certificate, extensions=("AUTH PLAIN",), answers={"AUTH": answer}) as hop:
+            sender = relay(1, logins={"me": Login("ann", "secret")}, operator=operator)
+            route = smarthost(hop.port, auth="me", tls=RelayTls.REQUIRE)
+            results = await sender.deliver(consignment("x@far.example", route=route))
+        assert fates(results) == ["delivered" if b"235" in answer else "deferred"]
+        assert operator.heard == heard
 
     run(play())
 

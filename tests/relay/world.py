@@ -14,7 +14,7 @@ from gatepost.base.ids import MailId
 from gatepost.base.units import Seconds
 from gatepost.policy.action import Route
 from gatepost.relay.client import Login
-from gatepost.relay.deliver import Relay, TlsContexts
+from gatepost.relay.deliver import Logins, Relay, TlsContexts
 from gatepost.relay.model import Consignment
 from gatepost.relay.route import Router
 from gatepost.relay.settings import RelaySettings
@@ -104,6 +104,7 @@ def relay(
     contacts: Contacts | None = None,
     logins: Mapping[str, Login] | None = None,
     contexts: TlsContexts | None = None,
+    operator: Logins | None = None,
 ) -> Relay:
     """A relay that finds there.example on loopback."""
     names = names or Names({"there.example": {"mx": [(10, "mx.there.example")]}, "mx.there.example": LOOPBACK})
@@ -116,6 +117,7 @@ def relay(
         log=log or Journal(),
         contacts=contacts,
         logins=logins,
+        operator=operator,
     )
 
 

@@ -18,6 +18,7 @@ from gatepost.base.reply import Refusal
 from gatepost.blobs.bodies import Damaged, Missing
 from gatepost.codec.mail.dsn import Kind as Action
 from gatepost.codec.mail.dsn import Report, Reported, build
+from gatepost.codec.mail.letter import build as build_letter
 from gatepost.db.unit import Notice, Step
 from gatepost.diary import Story, add
 from gatepost.policy.action import Delivery, ToMailbox, ToRelay
@@ -170,6 +171,39 @@ class Reporter:
                 steps += filed.steps
                 notices += filed.notices
         self._log.info("report_written", message=id_text(number), about=id_text(mail.id), action=action.value)
+        return Filed(tuple(steps), tuple(notices))
+
+    @property
+    def postmaster(self) -> Address:
+        """Return who hears of what nobody else can mend."""
+        return self._master
+
+    async def letter(self, to: Address, subject: str, text: str, now: Instant) -> Filed:
+        """Return what puts a letter of this server into the mailboxes here that `to` leads to, perhaps none."""
+        try:
+            deliveries = await self._policy.route(OURSELVES, None, to, directory=self._directory)
+        except Refusal as refusal:
+            self._log.warning("letter_undeliverable", to=str(to), subject=subject, reason=str(refusal))
+            return Filed(())
+        boxes = tuple(each for each in deliveries if isinstance(each, ToMailbox))
+        if not boxes:
+            self._log.warning("letter_undeliverable", to=str(to), subject=subject, reason="no mailbox here")
+            return Filed(())
+        number = self._minter.mint(now)
+        content = build_letter(number, to, subject, text, self._hostname, now)
+        content = await self._sealer.seal(content, self._hostname, now) + content
+        envelope = Envelope(
+            number, now, None, (Recipient(to),), eight_bit=not content.isascii(), declared_size=len(content)
+        )
+        story = Story(number)
+        story.for_recipient(to)
+        story.tell("queue", "letter", at=now, to=str(to), subject=subject)
+        steps = [*await self._bodies.put(number, content, len(boxes)), *story.steps()]
+        notices: list[Notice] = []
+        for each in boxes:
+            filed = await self._mailboxes.file(each, envelope, content, now)
+            steps += filed.steps
+            notices += filed.notices
         return Filed(tuple(steps), tuple(notices))
 
     def _addressee(self, mail: QueuedMail, action: Action) -> Address | None:

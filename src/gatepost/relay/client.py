@@ -44,6 +44,10 @@ class Unreachable(Exception):
         self.unproven = unproven
 
 
+class LoginRefused(Unreachable):
+    """The hop does not let us in; `reply` is ours, and temporary: the mistake is not the sender's."""
+
+
 class Broken(Exception):
     """The connection is of no use any more; the reply tells why, in our words."""
 
@@ -211,7 +215,8 @@ class Session:
             raise Unreachable(trouble("4.7.0", f"{self.hop.name} offers neither AUTH PLAIN nor LOGIN"))
         if reply.code != Code.AUTHENTICATED:
             # Wrong credentials are our mistake, not the sender's: the mail waits until they are mended.
-            raise Unreachable(Reply(Code.AUTH_TEMPORARY, "4.7.8", f"login refused: {reply}"))
+            answer = Reply(Code.AUTH_TEMPORARY, "4.7.8", f"login refused: {reply}")
+            raise LoginRefused(answer) if reply.code >= 500 else Unreachable(answer)
 
     # One exchange
 

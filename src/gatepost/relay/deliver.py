@@ -16,7 +16,7 @@ from gatepost.base.settings import BadSetting
 from gatepost.policy.action import Route
 from gatepost.policy.table import TableSettings, load_table
 from gatepost.relay.assurance import Assurance, Assurer, Insecure, Level, Unsure
-from gatepost.relay.client import Login, Manner, Session, Unreachable
+from gatepost.relay.client import Login, LoginRefused, Manner, Session, Unreachable
 from gatepost.relay.model import Consignment, Fate, Result
 from gatepost.relay.pool import Pool
 from gatepost.relay.room import Room
@@ -33,6 +33,18 @@ class Contacts(Protocol):
 
     def contacted(self, ip: str) -> None:
         """Learn that a mail was taken by this address."""
+        ...
+
+
+class Logins(Protocol):
+    """Who tells the operator of a password that a smart host does not take."""
+
+    async def refused(self, label: str, host: str, answer: str) -> None:
+        """Learn that the credentials `label` were refused."""
+        ...
+
+    async def worked(self, label: str) -> None:
+        """Learn that they were taken; called for each login."""
         ...
 
 
@@ -59,6 +71,7 @@ class Relay:
         contacts: Contacts | None = None,
         logins: Mapping[str, Login] | None = None,
         assurer: Assurer | None = None,
+        operator: Logins | None = None,
     ) -> None:
         """Make it; `logins` by the labels that routes name, see `read_logins`; without `assurer` no DANE."""
         self._settings = settings
@@ -70,6 +83,7 @@ class Relay:
         self._contacts = contacts
         self._logins = logins or {}
         self._assurer = assurer or Assurer(settings, None)
+        self._operator = operator
         self._pool = Pool(settings.idle)
         self._room = Room(settings.in_memory)
 
@@ -83,6 +97,10 @@ class Relay:
                 results += await self._deliver(part)
         self._tell(consignment, results)
         return tuple(results)
+
+    def renew(self, logins: Mapping[str, Login]) -> None:
+        """Log in with these from now on."""
+        self._logins = logins
 
     def close(self) -> None:
         """End the kept connections."""
@@ -178,7 +196,14 @@ class Relay:
             raise Unreachable(answer, tls=True, unproven=isinstance(unsure, Insecure)) from unsure
         manner = self._manner(route, assurance)
         try:
-            return await Session.open(hop, route, manner, self._settings, self._clock)
+            session = await Session.open(hop, route, manner, self._settings, self._clock)
+            if route.auth and self._operator is not None:
+                await self._operator.worked(route.auth)
+            return session
+        except LoginRefused as refused:
+            if self._operator is not None:
+                await self._operator.refused(route.auth, hop.name, refused.reply.text)
+            raise
         except Unreachable as reason:
             if not reason.tls or assurance.required:
                 raise
