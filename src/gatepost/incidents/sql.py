@@ -12,9 +12,10 @@ BEGIN: Final = Statement(
     needs_row=True,
 )
 END: Final = Statement("incidents.end", "DELETE FROM incident WHERE name = :name")
+KNOWN: Final = Statement("incidents.known", "SELECT since FROM incident WHERE name = :name")
 OPEN: Final = Statement("incidents.open", "SELECT name, since, text FROM incident ORDER BY since, name")
 
-STATEMENTS: Final = (BEGIN, END, OPEN)
+STATEMENTS: Final = (BEGIN, END, KNOWN, OPEN)
 SCHEMA: Final[Schema] = load_schema("incidents", __package__, STATEMENTS)
 
 

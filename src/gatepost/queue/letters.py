@@ -7,7 +7,7 @@ from gatepost.base.address import Address
 from gatepost.base.clock import Clock, Instant
 from gatepost.base.ports import Log
 from gatepost.db.unit import Database, NotCommitted, Notice, Step, Unit, Unmet
-from gatepost.incidents.sql import begin_step, end_step
+from gatepost.incidents.sql import KNOWN, begin_step, end_step
 from gatepost.queue.bounce import Filed
 
 
@@ -40,6 +40,8 @@ class Letters:
 
     async def begin(self, name: str, subject: str, text: str, to: Sequence[Address] = ()) -> bool:
         """Tell the postmaster, and those in `to`, unless they were told; False where they were, or cannot be."""
+        if await self._database.read(KNOWN, {"name": name}):
+            return False
         now = self._clock.now()
         steps: list[Step] = [begin_step(name, subject, now)]
         notices: list[Notice] = []
@@ -49,7 +51,7 @@ class Letters:
             notices += filed.notices
         try:
             await self._database.commit(Unit(tuple(steps), tuple(notices)))
-        except Unmet:
+        except Unmet:  # another worker was quicker
             return False
         except NotCommitted as problem:
             self._log.warning("letter_not_written", incident=name, problem=type(problem).__name__)
