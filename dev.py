@@ -41,6 +41,7 @@ PEERS: Final = {  # Debian package -> a program it brings, which is how we know 
     "openbgpd": "/usr/sbin/bgpd",
     "openssl": "openssl",
     "libmail-dkim-perl": "/usr/share/perl5/Mail/DKIM/Signer.pm",
+    "libmail-srs-perl": "/usr/share/perl5/Mail/SRS.pm",
     "postgresql": "/usr/lib/postgresql/15/bin/postgres",
     "spamassassin": "/usr/share/perl5/Mail/SpamAssassin.pm",
     "spampd": "/usr/sbin/spampd",

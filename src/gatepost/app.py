@@ -465,6 +465,7 @@ class Worker:
             logins=read_logins(config.relay.credentials),
             assurer=Assurer(config.relay, self._resolver, self._policies),
             operator=LoginLetters(self._letters),
+            shown=self._policy.shown,
         )
         self._relay = relay
         return QueueWorker(

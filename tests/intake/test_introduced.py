@@ -50,11 +50,17 @@ class Witnesses:
         return Verdict(Action.ACCEPT)
 
     async def route(
-        self, client: Client, envelope_sender: ReversePath, recipient: Address, *, directory: Directory
+        self,
+        client: Client,
+        envelope_sender: ReversePath,
+        recipient: Address,
+        *,
+        directory: Directory,
+        now: Instant | None = None,
     ) -> tuple[Delivery, ...]:
         """Ask the real one."""
         self.ruled.append(client)
-        return await self.policy.route(client, envelope_sender, recipient, directory=directory)
+        return await self.policy.route(client, envelope_sender, recipient, directory=directory, now=now)
 
 
 def watched(here: World, rules: PolicySettings | None = None) -> Witnesses:

@@ -297,6 +297,21 @@ def test_a_smart_host_is_logged_in_to(certificate: ssl.SSLContext, mechanisms: s
     run(play())
 
 
+@pytest.mark.parametrize(
+    ("srs", "sender"), [(True, b"<SRS0=x=far.example=ann@us.example>"), (False, b"<ann@far.example>")]
+)
+def test_a_forward_shows_its_rewritten_sender(srs: bool, sender: bytes) -> None:
+    async def play() -> None:
+        async with NextHop() as hop:
+            relaying = relay(1, shown=lambda true, _: address(f"SRS0=x={true.domain}={true.local}@us.example"))
+            route = smarthost(hop.port, srs=srs)
+            results = await relaying.deliver(consignment("x@far.example", sender="ann@far.example", route=route))
+            assert fates(results) == ["delivered"]
+            assert any(line.startswith(b"MAIL FROM:" + sender) for line in hop.commands)
+
+    run(play())
+
+
 @dataclass
 class Operator:
     """Remembers what it hears of logins."""

@@ -1,6 +1,6 @@
 """The relay's surroundings for tests: a log that remembers, names without a DNS, a relay that talks to one hop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from gatepost.aio.dns import Mx
 from gatepost.aio.resolve import Answer, Status
 from gatepost.aio.tls import client_context
 from gatepost.base.address import Address
+from gatepost.base.clock import Instant
 from gatepost.base.envelope import Recipient
 from gatepost.base.ids import MailId
 from gatepost.base.units import Seconds
@@ -105,6 +106,7 @@ def relay(
     logins: Mapping[str, Login] | None = None,
     contexts: TlsContexts | None = None,
     operator: Logins | None = None,
+    shown: Callable[[Address, Instant], Address] | None = None,
 ) -> Relay:
     """A relay that finds there.example on loopback."""
     names = names or Names({"there.example": {"mx": [(10, "mx.there.example")]}, "mx.there.example": LOOPBACK})
@@ -118,6 +120,7 @@ def relay(
         contacts=contacts,
         logins=logins,
         operator=operator,
+        shown=shown,
     )
 
 

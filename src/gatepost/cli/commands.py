@@ -22,6 +22,7 @@ from gatepost.cli import (
     sendmail,
     server,
     spamdb,
+    srs,
     story,
     sync,
     tables,
@@ -52,6 +53,7 @@ app.add_typer(bgp.bgp, name="bgp")
 app.add_typer(lists.lists, name="lists")
 app.add_typer(sync.sync, name="sync")
 app.add_typer(tls.tls, name="tls")
+app.add_typer(srs.srs, name="srs")
 app.add_typer(recipients.recipients, name="recipients")
 rules.rules.add_typer(tables.tables, name="tables")
 app.add_typer(rules.rules, name="rules")

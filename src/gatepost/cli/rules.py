@@ -14,7 +14,7 @@ from gatepost.base.address import Address, ReversePath
 from gatepost.base.envelope import Client, Tls
 from gatepost.base.reply import Refusal
 from gatepost.base.settings import BadSetting
-from gatepost.cli.common import CLOCK, ConfigOption, Failed, JsonOption, print_json, say, with_databases
+from gatepost.cli.common import CLOCK, ConfigOption, Failed, JsonOption, now, print_json, say, with_databases
 from gatepost.codec.smtp.grammar import BadAddress, parse_mailbox
 from gatepost.config import Config
 from gatepost.databases import Databases
@@ -133,7 +133,7 @@ async def _decide(
     trace: Trace, policy: Policy, client: Client, sender: ReversePath, recipient: Address, directory: Directory
 ) -> tuple[Trace, tuple[Delivery, ...], Refusal | None]:
     try:
-        return trace, await policy.route(client, sender, recipient, directory=directory), None
+        return trace, await policy.route(client, sender, recipient, directory=directory, now=now()), None
     except Refusal as refused:
         return trace, (), refused
 
@@ -195,7 +195,7 @@ def _delivery(delivery: Delivery) -> str:
             to = str(recipient) if recipient.domain else recipient.local
             where = route.destination(recipient)
             by = f"the MX of {where}" if route.kind is RouteKind.MX else where
-            return f"to {by} for {to}, TLS {route.tls.value}"
+            return f"to {by} for {to}, TLS {route.tls.value}" + (", sender rewritten (SRS)" if route.srs else "")
 
 
 def _because(delivery: Delivery, trace: Trace) -> str:

@@ -108,7 +108,9 @@ async def _take(services: Services, left: offline.Left) -> None:
     accepted = []
     for text in slip.recipients:
         recipient = Recipient(parse_mailbox(text.encode()), _notify(slip.notify))
-        deliveries = await services.policy.route(client, sender, recipient.address, directory=services.directory)
+        deliveries = await services.policy.route(
+            client, sender, recipient.address, directory=services.directory, now=now
+        )
         accepted.append(Accepted(recipient, deliveries))
     envelope = Envelope(
         services.minter.mint(now),

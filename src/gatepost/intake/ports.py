@@ -64,7 +64,13 @@ class Policy(Protocol):
     """The rules; `route` raises Refusal."""
 
     async def route(
-        self, client: Client, envelope_sender: ReversePath, recipient: Address, *, directory: Lookups
+        self,
+        client: Client,
+        envelope_sender: ReversePath,
+        recipient: Address,
+        *,
+        directory: Lookups,
+        now: Instant | None = None,
     ) -> tuple[Delivery, ...]: ...
 
 

@@ -340,7 +340,11 @@ class Session:
         ):
             raise Refusal(NOT_LOCAL)
         deliveries = await services.policy.route(
-            self._seen_by_rules(), transaction.sender, rcpt.address, directory=services.directory
+            self._seen_by_rules(),
+            transaction.sender,
+            rcpt.address,
+            directory=services.directory,
+            now=services.clock.now(),
         )
         await self._check_quotas(deliveries, transaction.mail.size)
         if self._port.gated and self._account is None and not is_role(rcpt.address):

@@ -52,6 +52,8 @@ class Route:
     lmtp: bool = False
     xforward: bool = False
     """Tell the next hop, where it offers XFORWARD, who gave us the mail: for filters that hand it back."""
+    srs: bool = False
+    """Show a rewritten sender: one of our addresses sends on what a stranger wrote."""
 
     @property
     def on_disk(self) -> bool:

@@ -13,6 +13,7 @@ from gatepost.policy.action import Action, Deliver, Reject, Relay, Route, RouteK
 from gatepost.policy.match import AllTables, Question, Rule, compile_tests
 from gatepost.policy.settings import ActionSettings, Do, PolicySettings, RuleSettings
 from gatepost.policy.smarthosts import NO_SMARTHOSTS, Smarthosts
+from gatepost.policy.srs import Rewriter, load_rewriter
 from gatepost.policy.table import Table, load_table
 from gatepost.policy.tables.forward import Forwards, Homes, SystemHomes, TableHomes
 from gatepost.policy.tables.kind import Kind
@@ -47,6 +48,7 @@ class Ruleset:
     forwards: Mapping[str, Forwards]
     tables: AllTables
     smarthosts: Smarthosts = NO_SMARTHOSTS
+    srs: Rewriter | None = None
 
     async def answer(self, question: Question) -> bool:
         """Ask a table what a test needs to know; raises Refusal when that cannot be told now."""
@@ -73,7 +75,8 @@ def load(settings: PolicySettings, warn: Warn | None = None) -> Ruleset:
     rules = settings.rules or DEFAULT_RULES
     compiled = tuple(_rule(at, rule, actions, tables) for at, rule in enumerate(rules))
     aliases, forwards = _aliases(settings, tables), _forwards(settings, tables, warn or _quiet)
-    return Ruleset(compiled, aliases, forwards, tables, _smarthosts(settings, actions))
+    rewriter = load_rewriter(settings.srs)
+    return Ruleset(compiled, aliases, forwards, tables, _smarthosts(settings, actions), rewriter)
 
 
 def _smarthosts(settings: PolicySettings, actions: Mapping[str, Action]) -> Smarthosts:

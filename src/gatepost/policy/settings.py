@@ -28,6 +28,7 @@ from typing import Final
 
 from gatepost.base.units import Seconds
 from gatepost.policy.action import RelayTls
+from gatepost.policy.srs import SrsSettings
 from gatepost.policy.table import TableSettings
 from gatepost.policy.tables.target import read_target
 
@@ -163,6 +164,9 @@ class PolicySettings:
     smarthosts: Mapping[str, str] = field(default_factory=dict)
     """By which server a sender's mail leaves where a rule says `relay` and no more: sender = relay action. A sender
     is `user@domain`, `domain`, `.domain` (all below it), `"<>"` (bounces) or `"*"`; the closest one counts."""
+
+    srs: SrsSettings = field(default_factory=SrsSettings)
+    """Senders of forwarded mail."""
 
     authenticated_is_local: bool = True
     """A logged-in sender matches `from = "local"`, as in OpenSMTPD 5; false asks for `auth` as OpenSMTPD 6 does."""

@@ -40,7 +40,8 @@ async def watch(policy: Policy, log: Log, pause: Callable[[float], Awaitable[Non
 
 def looks(settings: PolicySettings) -> Looks:
     """Return how the files of all tables look now."""
-    return tuple(_look(path) for table in settings.tables.values() for path in (table.file, table.db) if path)
+    paths = [path for table in settings.tables.values() for path in (table.file, table.db)]
+    return tuple(_look(path) for path in (*paths, settings.srs.key_file) if path)
 
 
 async def _renew(policy: Policy, settings: PolicySettings, log: Log) -> None:

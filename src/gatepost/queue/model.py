@@ -87,6 +87,7 @@ class _Recipient(msgspec.Struct, array_like=True):
     orcpt: str
     route: tuple[str, str, int, str, bool, str, str, str, bool]
     xforward: bool = False
+    srs: bool = False
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -149,7 +150,9 @@ def pack_recipient(recipient: Recipient, route: Route) -> bytes:
         route.lmtp,
     )
     address = recipient.address
-    return _ENCODER.encode(_Recipient(address.local, address.domain, notify, recipient.orcpt, way, route.xforward))
+    return _ENCODER.encode(
+        _Recipient(address.local, address.domain, notify, recipient.orcpt, way, route.xforward, route.srs)
+    )
 
 
 def unpack_recipient(packed: bytes) -> tuple[Recipient, Route]:
@@ -157,5 +160,6 @@ def unpack_recipient(packed: bytes) -> tuple[Recipient, Route]:
     found = _RECIPIENT.decode(packed)
     notify = None if found.notify is None else frozenset(Notify(each) for each in found.notify)
     kind, host, port, tls, implicit, auth, helo, source, lmtp = found.route
-    route = Route(RouteKind(kind), host, port, RelayTls(tls), implicit, auth, helo, source, lmtp, found.xforward)
+    tail = (found.xforward, found.srs)
+    route = Route(RouteKind(kind), host, port, RelayTls(tls), implicit, auth, helo, source, lmtp, *tail)
     return Recipient(Address(found.local, found.domain), notify, found.orcpt), route

@@ -1,13 +1,14 @@
 """Deliver one consignment: over a kept connection, or over a new one to the best host that answers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ssl import SSLContext
 from typing import Final, Protocol
 
-from gatepost.base.clock import Clock
+from gatepost.base.address import Address
+from gatepost.base.clock import Clock, Instant
 from gatepost.base.envelope import Privacy
 from gatepost.base.ids import id_text
 from gatepost.base.ports import Log
@@ -72,6 +73,7 @@ class Relay:
         logins: Mapping[str, Login] | None = None,
         assurer: Assurer | None = None,
         operator: Logins | None = None,
+        shown: Callable[[Address, Instant], Address] | None = None,
     ) -> None:
         """Make it; `logins` by the labels that routes name, see `read_logins`; without `assurer` no DANE."""
         self._settings = settings
@@ -84,11 +86,13 @@ class Relay:
         self._logins = logins or {}
         self._assurer = assurer or Assurer(settings, None)
         self._operator = operator
+        self._shown = shown
         self._pool = Pool(settings.idle)
         self._room = Room(settings.in_memory)
 
     async def deliver(self, consignment: Consignment) -> tuple[Result, ...]:
         """Try once; return one result for each recipient, in order."""
+        consignment = self._rewritten(consignment)
         async with self._room.hold(consignment.size):
             results: list[Result] = []
             most = self._settings.recipients
@@ -97,6 +101,13 @@ class Relay:
                 results += await self._deliver(part)
         self._tell(consignment, results)
         return tuple(results)
+
+    def _rewritten(self, consignment: Consignment) -> Consignment:
+        """Return a forward with the sender that it shows (SRS)."""
+        sender = consignment.sender
+        if not consignment.route.srs or sender is None or self._shown is None:
+            return consignment
+        return replace(consignment, sender=self._shown(sender, self._clock.now()))
 
     def renew(self, logins: Mapping[str, Login]) -> None:
         """Log in with these from now on."""

@@ -27,6 +27,8 @@ PARAMETER_LINE_MAX: Final = 2_048  # MAIL and RCPT: RFC 5321 §4.1.1.11 lets eac
 LOCAL_PART_MAX: Final = 64  # RFC 5321 §4.5.3.1.1
 DOMAIN_MAX: Final = 255  # RFC 5321 §4.5.3.1.2
 LABEL_MAX: Final = 63  # RFC 1035 §2.3.4
+_REWRITTEN: Final = frozenset(f"SRS{kind}{mark}" for kind in "01" for mark in "=+-")
+"""How an address begins that a forwarder made (codec/srs): it holds two, and may be as long as a path."""
 PATH_MAX: Final = 256  # RFC 5321 §4.5.3.1.3, with the angle brackets
 ENVID_MAX: Final = 100  # RFC 3461 §4.4
 ORCPT_MAX: Final = 500  # RFC 3461 §4.2
@@ -499,7 +501,7 @@ def _decode(octets: bytes, utf8: bool) -> str:
 def _any_mailbox(text: str) -> Address:
     """Read what the fast pattern of parse_mailbox does not take."""
     local, domain = _split(text)
-    if len(local.encode()) > LOCAL_PART_MAX:
+    if len(local.encode()) > LOCAL_PART_MAX and not (local[:5].upper() in _REWRITTEN and len(text) <= PATH_MAX):
         raise BadAddress(f"the local part is longer than {LOCAL_PART_MAX} octets")
     return Address(local, _domain(domain))
 

@@ -132,7 +132,7 @@ def _rare_option(words: Cursor) -> None:
         words.table("the smarthosts")
         raise Undecided("relay domain <table>: write a rule for each domain, each with its own host")
     if words.skip("srs"):
-        words.note(Heed.UNSUPPORTED, "srs: senders are not rewritten when mail is forwarded")
+        words.note(Heed.CHANGED, "srs: with [policy.srs] key_file all forwarded mail has its sender rewritten")
     elif words.at("helo-src", "mail-from", "pki", "ca", "protocols", "ciphers", "filter"):
         option = words.value("an option")
         words.table(option)

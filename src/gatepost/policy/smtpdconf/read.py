@@ -116,7 +116,10 @@ _STATEMENTS: Final[Mapping[str, Callable[[Cursor], None]]] = {
     "ciphers": _passed(Heed.UNSUPPORTED, "no setting chooses ciphers"),
     "curve": _passed(Heed.IGNORED, "the TLS library chooses curves"),
     "filter": _passed(Heed.UNSUPPORTED, "no filter program is started; the gate and the judge look at mail"),
-    "srs": _passed(Heed.UNSUPPORTED, "senders are not rewritten when mail is forwarded"),
+    "srs": _passed(
+        Heed.CHANGED,
+        "the key is not copied: write it into a file of mode 0600 and name that in [policy.srs] key_file",
+    ),
     "admd": _passed(Heed.UNSUPPORTED, "results are signed with server.hostname"),
     "mda": _passed(Heed.UNSUPPORTED, "programs are not run"),
     "mta": _passed(Heed.UNSUPPORTED, "see relay.sessions and relay.mails"),
