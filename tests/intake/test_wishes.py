@@ -4,13 +4,14 @@ import asyncio
 
 import pytest
 
-from gatepost.base.envelope import Privacy, Wishes
+from gatepost.base.clock import HOUR, Instant
+from gatepost.base.envelope import DeliverBy, Privacy, Wishes
 from gatepost.base.ids import MailId
 from gatepost.intake import local
 from gatepost.queue.model import unpack_mail
 from tests.intake.world import PLAIN_BOB, Talk, World, world
 from tests.support.loop import run
-from tests.support.wire import MemoryWire
+from tests.support.wire import START, MemoryWire
 
 MAIL = b"From: bob@here.example\r\nSubject: x\r\n"
 
@@ -101,5 +102,14 @@ def test_programs_here_may_ask_and_strangers_may_not() -> None:
                 assert b"MT-PRIORITY MIXER" in await talk.send(b"EHLO here\r\n")
                 assert await talk.say("MAIL FROM:<bob@here.example> MT-PRIORITY=1") == ["250 2.1.0"]
                 wire.hang_up()
+
+    run(scene())
+
+
+def test_a_time_counts_from_mail() -> None:
+    async def scene() -> None:
+        async with world() as here, here.client("submission", tls=True) as talk:
+            assert await submit(talk, "BY=3600;RT") == "250 2.0.0"
+            assert (await wishes(here)).by == DeliverBy(Instant(START + HOUR), returns=True, trace=True)
 
     run(scene())

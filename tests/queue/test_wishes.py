@@ -1,11 +1,13 @@
 """What a sender wishes for its mail stays with it in the queue, and decides there."""
 
+import asyncio
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from gatepost.base.envelope import NO_WISHES, Privacy, Wishes
+from gatepost.base.clock import HOUR, Instant, later
+from gatepost.base.envelope import NO_WISHES, DeliverBy, Notify, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
 from gatepost.db.unit import Params, Step, Unit
 from gatepost.queue import destinations
@@ -15,7 +17,8 @@ from gatepost.queue.sql import LEASE_ALL, PARKED
 from gatepost.queue.verbs import Choice, list_chosen
 from gatepost.relay.model import Consignment
 from gatepost.relay.settings import RelaySettings
-from tests.queue.world import LATER, NO, Scripted, World, world
+from tests.queue.test_bounce import read, statuses
+from tests.queue.world import DOWN, LATER, NO, T0, Scripted, World, address, world
 from tests.support.databases import OpenDatabase, each_engine, open_sqlite
 from tests.support.loop import run
 
@@ -33,7 +36,16 @@ def watch(w: World) -> list[Consignment]:
     return seen
 
 
-@pytest.mark.parametrize("wishes", [NO_WISHES, REQUIRED, Wishes(Privacy.WAIVED), Wishes(priority=-3)])
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        NO_WISHES,
+        REQUIRED,
+        Wishes(Privacy.WAIVED),
+        Wishes(priority=-3),
+        Wishes(by=DeliverBy(later(T0, HOUR), True, True)),
+    ],
+)
 def test_wishes_are_kept_with_the_mail(tmp_path: Path, wishes: Wishes) -> None:
     async def play() -> None:
         async with world(open_sqlite, tmp_path) as w:
@@ -41,6 +53,7 @@ def test_wishes_are_kept_with_the_mail(tmp_path: Path, wishes: Wishes) -> None:
             name = await w.submit("bob@far.example", wishes=wishes)
             lines = dict((await envelopes(w.database, name, w.settings))[0])
             assert lines.get("privacy", "usual") == wishes.privacy.value
+            assert ("deliver-by" in lines) is (wishes.by is not None)
             assert lines.get("priority", "0") == str(wishes.priority)
             await w.work()
             assert [each.wishes for each in seen] == [wishes]
@@ -139,5 +152,110 @@ def test_a_report_is_as_urgent_as_its_mail(tmp_path: Path) -> None:
             await w.submit("no@far.example", sender="ann@near.example", wishes=Wishes(priority=4))
             await w.work()
             assert [each.wishes.priority for each in seen if each.sender is None] == [4]
+
+    run(play())
+
+
+# By when
+
+IN_TIME = Instant(T0 + HOUR // 2)
+
+
+def by(*, returns: bool, trace: bool = False) -> Wishes:
+    return Wishes(by=DeliverBy(IN_TIME, returns, trace))
+
+
+@each_engine
+def test_a_mail_that_is_to_return_does_so_at_its_time_untried(open_db: OpenDatabase, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path, relay=Scripted({"a@far.example": LATER})) as w:
+            await w.submit("a@far.example", wishes=by(returns=True))
+            await w.work()
+            while (due := (await w.rows())[0][3]) < IN_TIME:
+                w.clock.pass_by((due - w.clock.now()) / 1_000_000)
+                await w.work()
+            assert due == IN_TIME
+            tried = len(w.relay.tried)
+            w.clock.pass_by((due - w.clock.now()) / 1_000_000)
+            await w.work()
+            assert len(w.relay.tried) == tried == 3
+            ((_, content),) = w.boxes.filed
+            assert statuses(content) == [("a@far.example", "failed", "5.4.7")]
+            assert b"Deliver-By-Date: " in content
+            assert (await w.counts())[:2] == (0, 0)
+
+    run(play())
+
+
+def test_a_mail_that_goes_on_has_its_sender_told_once_and_not_before(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, relay=Scripted({"a@far.example": DOWN})) as w:
+            await w.submit("a@far.example", wishes=by(returns=False))
+            await w.work()
+            w.clock.pass_by(1799)
+            await w.work()
+            assert w.boxes.filed == []
+            w.clock.pass_by(3600)
+            await w.work()
+            w.clock.pass_by(4 * 3600)
+            await w.work()
+            ((_, content),) = w.boxes.filed
+            assert statuses(content) == [("a@far.example", "delayed", "4.4.1")]
+            w.relay.answers.clear()
+            w.clock.pass_by(3 * 3600)
+            await w.work()
+            assert w.relay.delivered == ["a@far.example"]
+
+    run(play())
+
+
+def test_no_time_is_trusted_after_the_clock_has_jumped(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, relay=Scripted({"a@far.example": LATER})) as w:
+            await w.submit("a@far.example", wishes=by(returns=True))
+            worker = w.worker()
+            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                group.create_task(worker.run())
+                for _ in range(3):
+                    tried = len(w.relay.tried)
+                    while len(w.relay.tried) == tried or any(row[2] for row in await w.rows()):
+                        await asyncio.sleep(0.002)
+                    w.clock.at = later(w.clock.at, 10 * HOUR)
+                    worker._wake.set()
+                await worker.stop()
+            assert len(await w.rows()) == 1
+            assert w.boxes.filed == []
+
+    run(play())
+
+
+@pytest.mark.parametrize(
+    ("wishes", "notify", "passed", "told"),
+    [
+        (by(returns=True), None, False, True),
+        (by(returns=False), None, False, True),
+        (by(returns=True), frozenset((Notify.FAILURE,)), False, True),
+        (by(returns=True), frozenset((Notify.DELAY,)), False, False),
+        (by(returns=False), frozenset((Notify.DELAY,)), False, True),
+        (by(returns=True), frozenset((Notify.NEVER,)), False, False),
+        (by(returns=True), None, True, False),
+        (by(returns=True, trace=True), None, True, True),
+        (by(returns=True, trace=True), frozenset((Notify.NEVER,)), True, False),
+        (NO_WISHES, None, False, False),
+    ],
+)
+def test_a_sender_hears_of_a_server_that_does_not_know_its_time_and_of_each_when_it_asked(
+    tmp_path: Path, wishes: Wishes, notify: frozenset[Notify] | None, passed: bool, told: bool
+) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, relay=Scripted(by_passed=passed)) as w:
+            await w.submit(recipients=[Recipient(address("a@far.example"), notify)], wishes=wishes)
+            await w.work()
+            assert [statuses(content) for _, content in w.boxes.filed] == [
+                [("a@far.example", "relayed", "2.0.0")]
+            ] * told
+            if told:
+                people = str(read(w.boxes.filed[0][1]).get_payload(0))
+                assert "You wanted it to be delivered by" in people
 
     run(play())

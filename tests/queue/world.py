@@ -79,6 +79,7 @@ class Scripted:
     contents: list[bytes] = field(default_factory=list)
     hook: Callable[[Consignment], Any] | None = None
     dsn_passed: bool = True
+    by_passed: bool = False
 
     async def deliver(self, consignment: Consignment) -> tuple[Result, ...]:
         if self.hook is not None:
@@ -100,7 +101,15 @@ class Scripted:
         if fate is Fate.DELIVERED:
             self.delivered.append(name)
         down = reply.enhanced == "4.4.1"
-        return Result(fate, reply, "mx.far.example", "192.0.2.25", host_down=down, dsn_passed=self.dsn_passed)
+        return Result(
+            fate,
+            reply,
+            "mx.far.example",
+            "192.0.2.25",
+            host_down=down,
+            dsn_passed=self.dsn_passed,
+            by_passed=self.by_passed,
+        )
 
 
 @dataclass

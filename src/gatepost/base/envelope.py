@@ -81,12 +81,24 @@ class Privacy(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class DeliverBy:
+    """By when a mail is to be delivered (RFC 2852), and what follows when it is not."""
+
+    at: Instant
+    returns: bool
+    """It is returned then (R); else it is tried on, and its sender is told (N)."""
+    trace: bool = False
+    """The sender wants to hear of each server that it passes (T)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wishes:
     """How the sender wants a mail to be handled on its way."""
 
     privacy: Privacy = Privacy.USUAL
     priority: int = 0
     """-9 to 9, what is higher goes first (RFC 6710)."""
+    by: DeliverBy | None = None
 
 
 NO_WISHES: Final = Wishes()

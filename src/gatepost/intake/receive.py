@@ -18,6 +18,7 @@ from gatepost.base.envelope import Client, Envelope, Notify, Privacy, Recipient
 from gatepost.base.ids import MailId, id_text
 from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.base.verdict import Action, Finding, Result, Verdict
+from gatepost.codec.mail.date import format_date
 from gatepost.codec.mail.header import Buffer, HeaderBlock
 from gatepost.codec.mail.received import received_field
 from gatepost.db.unit import NoRoom, NotCommitted, Notice, Step, Unit, Unmet
@@ -376,6 +377,8 @@ def begin_story(client: Client, envelope: Envelope) -> Story:
             fields["certificate"] = client.tls.client_name
     if envelope.wishes.privacy is not Privacy.USUAL:
         fields["privacy"] = envelope.wishes.privacy.value
+    if envelope.wishes.by is not None:
+        fields["deliver_by"] = format_date(envelope.wishes.by.at)
     if envelope.wishes.priority:
         fields["priority"] = str(envelope.wishes.priority)
     sender = "<>" if envelope.sender is None else str(envelope.sender)

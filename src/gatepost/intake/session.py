@@ -323,7 +323,7 @@ class Session:
             raise Refusal(receive.NOT_SENDER, detail=f"{self._client.user} as {mail.sender}")
         self._transaction = Transaction(services.minter.mint(now), now, mail)
         if mail.asked is not None:
-            self._transaction.wishes = granted(mail.asked, max_priority=services.settings.max_priority)
+            self._transaction.wishes = granted(mail.asked, now, max_priority=services.settings.max_priority)
         self._dialogue.accept()
 
     async def _recipient(self, rcpt: Rcpt) -> None:

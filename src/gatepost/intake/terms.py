@@ -54,6 +54,7 @@ def terms_of(
         unannounced=settings.unannounced_pipelining,
         etrn=_may_turn(settings.etrn, peer) if settings.etrn and not lmtp else Offer.NONE,
         priority=trusted,
+        deliver_by=trusted,
         introductions=_allowed(settings, peer) if settings.xforward or settings.xclient else frozenset(),
     )
 

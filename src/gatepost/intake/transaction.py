@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from gatepost.base.address import Address, ReversePath, fold
-from gatepost.base.clock import Instant
-from gatepost.base.envelope import NO_WISHES, Envelope, Privacy, Recipient, Wishes
+from gatepost.base.clock import Instant, seconds
+from gatepost.base.envelope import NO_WISHES, DeliverBy, Envelope, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
 from gatepost.base.reply import Refusal, Reply
 from gatepost.blobs.spool import Spool
@@ -82,11 +82,13 @@ class Transaction:
             self.spool = None
 
 
-def granted(asked: Asked, *, max_priority: int) -> Wishes:
-    """Return what a mail gets of what its MAIL asked for."""
+def granted(asked: Asked, now: Instant, *, max_priority: int) -> Wishes:
+    """Return what a mail gets of what its MAIL asked for at `now`."""
+    by = asked.by
     return Wishes(
         Privacy.REQUIRED if asked.requiretls else Privacy.USUAL,
         0 if asked.priority is None else min(asked.priority, max_priority),
+        None if by is None else DeliverBy(Instant(now + seconds(by.seconds)), by.returns, by.trace),
     )
 
 

@@ -261,6 +261,7 @@ class Reporter:
             mail_id=mail.id,
             envid=mail.envid,
             retry_until=until if action is Action.DELAYED else None,
+            deliver_by=None if mail.wishes.by is None else mail.wishes.by.at,
         )
         content = build(report, header)
         return await self._sealer.seal(content, self._hostname, now) + content

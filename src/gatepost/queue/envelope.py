@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gatepost.base.clock import MICROSECONDS, Instant, later, seconds
-from gatepost.base.envelope import Notify, Privacy
+from gatepost.base.envelope import DeliverBy, Notify, Privacy
 from gatepost.base.ids import MailId, id_text
 from gatepost.db.unit import Database, Row
 from gatepost.queue.model import Kind, QueuedMail, unpack_mail, unpack_recipient
@@ -62,9 +62,14 @@ def _mail_lines(mail: QueuedMail | None, settings: QueueSettings) -> list[tuple[
         ("smtputf8", "yes" if mail.smtputf8 else ""),
         ("dsn-envid", mail.envid),
         ("dsn-ret", mail.ret),
+        ("deliver-by", _deliver_by(mail.wishes.by)),
         ("priority", mail.wishes.priority or ""),
         ("privacy", "" if mail.wishes.privacy is Privacy.USUAL else mail.wishes.privacy.value),
     ]
+
+
+def _deliver_by(by: DeliverBy | None) -> str:
+    return "" if by is None else f"{_when(by.at)};{'R' if by.returns else 'N'}{'T' if by.trace else ''}"
 
 
 def _recipient_lines(packed: object) -> list[tuple[str, object]]:

@@ -12,7 +12,7 @@ import msgspec
 
 from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Instant
-from gatepost.base.envelope import NO_WISHES, Envelope, Notify, Privacy, Recipient, Wishes
+from gatepost.base.envelope import NO_WISHES, DeliverBy, Envelope, Notify, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
 from gatepost.codec.smtp.xforward import Forwarded, Source
 from gatepost.policy.action import RelayTls, Route, RouteKind
@@ -66,6 +66,7 @@ class QueuedRecipient:
 class _Wishes(msgspec.Struct, array_like=True):
     privacy: str
     priority: int = 0
+    by: tuple[int, bool, bool] | None = None
 
 
 class _Mail(msgspec.Struct, array_like=True):
@@ -128,11 +129,15 @@ def unpack_mail(mail: MailId, body: int, created: int, kind: int, recipients: in
 
 
 def _packed_wishes(wishes: Wishes) -> _Wishes | None:
-    return None if wishes is NO_WISHES else _Wishes(wishes.privacy.value, wishes.priority)
+    if wishes is NO_WISHES:
+        return None
+    by = None if wishes.by is None else (wishes.by.at, wishes.by.returns, wishes.by.trace)
+    return _Wishes(wishes.privacy.value, wishes.priority, by)
 
 
 def _wishes(packed: _Wishes) -> Wishes:
-    return Wishes(Privacy(packed.privacy), packed.priority)
+    by = None if packed.by is None else DeliverBy(Instant(packed.by[0]), *packed.by[1:])
+    return Wishes(Privacy(packed.privacy), packed.priority, by)
 
 
 def pack_recipient(recipient: Recipient, route: Route) -> bytes:

@@ -13,6 +13,7 @@ from math import isqrt
 from typing import Final
 
 from gatepost.base.clock import DAY, MINUTE, Instant, later, seconds
+from gatepost.base.envelope import DeliverBy
 
 RELAY_BASE: Final = seconds(400)
 QUICK_BASE: Final = seconds(10)
@@ -44,6 +45,21 @@ def expired(created: Instant, now: Instant, attempts: int, *, lifetime: int, ste
 def warn_due(created: Instant, now: Instant, *, after: int, warned: bool, steady: bool = True) -> bool:
     """Tell whether the sender should hear now that the mail is late; once, never when `after` is 0."""
     return steady and not warned and after > 0 and now >= created + after
+
+
+def overdue(by: DeliverBy | None, now: Instant) -> bool:
+    """Tell whether a mail is to be returned because the time its sender gave is over (RFC 2852)."""
+    return by is not None and by.returns and now >= by.at
+
+
+def late(by: DeliverBy, now: Instant, *, warned: bool, steady: bool = True) -> bool:
+    """Tell whether the sender should hear now that the mail was not delivered by the time it gave; once."""
+    return steady and not warned and now >= by.at
+
+
+def not_after(planned: Instant, by: DeliverBy | None, now: Instant) -> Instant:
+    """Return when to try again, at the latest at the time that the sender gave, where that is still to come."""
+    return min(planned, by.at) if by is not None and by.at > now else planned
 
 
 class Steadiness:

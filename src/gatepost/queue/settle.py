@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gatepost.base.clock import Instant, seconds
-from gatepost.base.envelope import Notify, Recipient
+from gatepost.base.envelope import DeliverBy, Notify, Recipient
 from gatepost.base.ids import id_text
 from gatepost.base.ports import Log
 from gatepost.base.reply import Reply
@@ -23,7 +23,16 @@ from gatepost.db.unit import Notice, Step, Unit
 from gatepost.diary import add
 from gatepost.queue.bounce import Bodies, Filed, Reporter, gives_up_at
 from gatepost.queue.model import Kind, QueuedMail, QueuedRecipient
-from gatepost.queue.schedule import QUICK_BASE, RELAY_BASE, expired, next_attempt, warn_due
+from gatepost.queue.schedule import (
+    QUICK_BASE,
+    RELAY_BASE,
+    expired,
+    late,
+    next_attempt,
+    not_after,
+    overdue,
+    warn_due,
+)
 from gatepost.queue.settings import QueueSettings, Unproven
 from gatepost.queue.sql import DEFER, DONE, DROP_MAIL, NEVER, QUARANTINE, TOUCH
 from gatepost.relay.model import Fate, Result
@@ -88,22 +97,31 @@ class Settler:
 
     def _sort(self, mail: QueuedMail, pairs: Sequence[Pair], now: Instant, *, steady: bool) -> _Sorted:
         delivered, failed, late, warned = [], [], [], []
-        lifetime, after = self.lifetime(mail), seconds(self._settings.warn_after)
+        lifetime = self.lifetime(mail)
         for recipient, result in pairs:
             if result.fate is Fate.DELIVERED:
                 delivered.append((recipient, result))
             elif result.fate is Fate.FAILED:
                 failed.append((recipient, result))
-            elif expired(mail.created, now, recipient.attempts + 1, lifetime=lifetime, steady=steady):
+            elif expired(mail.created, now, recipient.attempts + 1, lifetime=lifetime, steady=steady) or (
+                steady and overdue(mail.wishes.by, now)
+            ):
                 failed.append((recipient, _given_up(result)))
             else:
                 late.append((recipient, result))
-                if warn_due(mail.created, now, after=after, warned=recipient.warned, steady=steady):
+                if self._warns(mail, recipient, now, steady=steady):
                     warned.append((recipient, result))
         if failed and self._quarantines(mail):
             self._log.warning("mail_quarantined", message=id_text(mail.id), recipients=len(failed))
             return _Sorted(tuple(delivered), (), tuple(late), tuple(warned), tuple(failed))
         return _Sorted(tuple(delivered), tuple(failed), tuple(late), tuple(warned))
+
+    def _warns(self, mail: QueuedMail, recipient: QueuedRecipient, now: Instant, *, steady: bool) -> bool:
+        """Tell whether the sender hears now that a mail is late, by its own time or by the settings."""
+        by, after = mail.wishes.by, seconds(self._settings.warn_after)
+        if by is not None and not by.returns:
+            return late(by, now, warned=recipient.warned, steady=steady)
+        return warn_due(mail.created, now, after=after, warned=recipient.warned, steady=steady)
 
     def _quarantines(self, mail: QueuedMail) -> bool:
         """Tell whether what fails is kept, because nobody may be told and it is no report of ours."""
@@ -142,7 +160,8 @@ class Settler:
     def _next(self, mail: QueuedMail, recipient: QueuedRecipient, now: Instant) -> Instant:
         quick = mail.kind is Kind.BOUNCE or recipient.route.quick
         base = QUICK_BASE if quick else RELAY_BASE
-        return next_attempt(mail.created, now, base=base, lifetime=self.lifetime(mail))
+        planned = next_attempt(mail.created, now, base=base, lifetime=self.lifetime(mail))
+        return not_after(planned, mail.wishes.by, now)
 
     async def _reports(self, mail: QueuedMail, found: _Sorted, now: Instant) -> Filed:
         until = gives_up_at(mail, self.lifetime(mail))
@@ -150,7 +169,7 @@ class Settler:
             (Action.FAILED, [pair for pair in found.failed if _wants(pair, Notify.FAILURE, unasked=True)]),
             (Action.DELAYED, [pair for pair in found.warned if _wants(pair, Notify.DELAY, unasked=True)]),
             # RFC 3461 §5.2.2: who hands a mail to a server without DSN says so, once, where success was asked for.
-            (Action.RELAYED, [pair for pair in found.delivered if _says_relayed(pair) and not _on_disk(pair)]),
+            (Action.RELAYED, [pair for pair in found.delivered if _says_handed_on(mail, pair)]),
             (Action.DELIVERED, [pair for pair in found.delivered if _says_relayed(pair) and _on_disk(pair)]),
         )
         steps: list[Step] = []
@@ -202,6 +221,20 @@ def _wants(pair: Pair, notify: Notify, *, unasked: bool) -> bool:
 
 def _says_relayed(pair: Pair) -> bool:
     return not pair[1].dsn_passed and _wants(pair, Notify.SUCCESS, unasked=False)
+
+
+def _says_handed_on(mail: QueuedMail, pair: Pair) -> bool:
+    return not _on_disk(pair) and (_says_relayed(pair) or _says_time_is_open(mail.wishes.by, pair))
+
+
+def _says_time_is_open(by: DeliverBy | None, pair: Pair) -> bool:
+    """Tell whether the sender hears that a mail is with a server that does not know its time, or is traced."""
+    recipient, result = pair
+    if by is None or recipient.route.lmtp:  # which is delivery
+        return False
+    if result.by_passed:
+        return by.trace and recipient.recipient.notify != frozenset((Notify.NEVER,))
+    return _wants(pair, Notify.FAILURE if by.returns else Notify.DELAY, unasked=True)
 
 
 def _on_disk(pair: Pair) -> bool:

@@ -23,7 +23,7 @@ from gatepost.queue.bounce import Bodies
 from gatepost.queue.handover import RECIPIENTS_MAX, SIZE_MAX, AtHand, Offer
 from gatepost.queue.lanes import Lane, Lanes
 from gatepost.queue.model import QueuedMail, QueuedRecipient, unpack_mail, unpack_recipient
-from gatepost.queue.schedule import Steadiness, horizon
+from gatepost.queue.schedule import Steadiness, horizon, overdue
 from gatepost.queue.settings import QueueSettings
 from gatepost.queue.settle import Pair, Settler, answer_line
 from gatepost.queue.sql import (
@@ -51,6 +51,7 @@ from gatepost.queue.sql import (
 from gatepost.queue.submit import NOTICE
 from gatepost.relay.model import Consignment, Fate, Result
 from gatepost.relay.settings import RelaySettings
+from gatepost.relay.transaction import TOO_LATE
 
 LEASED_MAX: Final = 1_000  # recipients in the hands of one worker
 MAIL_COLUMNS: Final = ("body", "now", "kind", "recipients", "packed")
@@ -383,6 +384,8 @@ class Worker:
         if lane is self._lanes.of(RETURNED):
             return tuple(BY_ORDER for _ in recipients)
         destination = route.destination(recipients[0].recipient.address)
+        if overdue(mail.wishes.by, self._clock.now()) and self._steady():
+            return tuple(Result(Fate.FAILED, TOO_LATE, said=False) for _ in recipients)
         async with lane.slot(recipients[0].urgency):
             if self._stopping.is_set() or self._is_paused(destination):
                 return None
@@ -456,7 +459,7 @@ class Worker:
         """Commit the results; while the database cannot, try for as long as it takes: the mail is out."""
         for attempt in range(1_000_000):
             now = self._clock.now()
-            steady = self._steadiness.observe(now, self._clock.steady())
+            steady = self._steady()
             try:
                 await self._database.commit(await self._settler.unit(mail, pairs, self._owner, now, steady=steady))
             except Unmet:
@@ -469,6 +472,10 @@ class Worker:
             else:
                 self._let_go([recipient for recipient, _ in pairs])
                 return
+
+    def _steady(self) -> bool:
+        """Tell whether the wall clock can be trusted."""
+        return self._steadiness.observe(self._clock.now(), self._clock.steady())
 
     async def _still_ours(self, mail: QueuedMail, pairs: Sequence[Pair]) -> Sequence[Pair]:
         """Return the results of those rows that nobody removed or took over meanwhile."""

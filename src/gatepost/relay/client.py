@@ -15,7 +15,7 @@ from typing import Final
 
 from gatepost.aio.drive import Wire, connect, connect_unix
 from gatepost.aio.offload import Overfull, offload
-from gatepost.base.clock import MICROSECONDS, Clock
+from gatepost.base.clock import MICROSECONDS, Clock, Instant
 from gatepost.base.reply import Code, Reply
 from gatepost.codec.smtp import client as smtp
 from gatepost.codec.smtp.client import Dialogue, Extensions, HeardReply, PeerBroke
@@ -116,6 +116,10 @@ class Session:
     def usable(self) -> bool:
         """Tell whether another mail may go over this connection."""
         return not self.broken and not self.wire.closed and self.mails < self.settings.mails
+
+    def now(self) -> Instant:
+        """Return the time of day."""
+        return self._clock.now()
 
     def quit(self) -> None:
         """Say goodbye and close; the answer is not waited for."""

@@ -63,3 +63,5 @@ class Result:
     """What was done to the mail for this next hop, in words; empty for nothing."""
     why: str = ""
     """What was asked of the hop's TLS, and why: a sentence for the operator."""
+    by_passed: bool = False
+    """The next hop was told by when the mail is to be delivered (RFC 2852)."""

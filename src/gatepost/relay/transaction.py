@@ -11,17 +11,21 @@ from typing import Final
 
 from gatepost.aio.offload import Overfull, offload
 from gatepost.base.address import Address, fold_domain
+from gatepost.base.clock import MICROSECONDS
 from gatepost.base.envelope import Privacy, Recipient
 from gatepost.base.reply import Code, Reply
 from gatepost.codec.smtp import client as smtp
 from gatepost.codec.smtp.client import HeardReply
 from gatepost.codec.smtp.data import crlf_only
+from gatepost.codec.smtp.wishes import By
 from gatepost.codec.smtp.xforward import xforward
 from gatepost.relay.client import Broken, Session, trouble
 from gatepost.relay.fit import Fitted, fit
 from gatepost.relay.model import Consignment, Fate, Result
 
 BLOCK: Final = 65_536  # octets written before the peer must have taken most of them
+BY_MOST: Final = 999_999_999  # s, RFC 2852 §3: nine digits
+TOO_LATE: Final = Reply(Code.FAILED, "5.4.7", "not delivered by the time that its sender gave")
 SMALL: Final = 32_768  # octets of a mail that is made fit on the loop: less than 1 ms
 
 
@@ -46,6 +50,7 @@ class _Transaction:
         self._content = content
         self._utf8 = False
         self._changed = ""
+        self._by: By | None = None
         self._results: list[Result | None] = [None] * len(consignment.recipients)
         self._begun = False
         self._dotted = False
@@ -61,7 +66,7 @@ class _Transaction:
 
     async def run(self) -> None:
         """Do it; raises Broken where the connection ends too early."""
-        refusal = await self._fit()
+        refusal = self._in_time() or await self._fit()
         if refusal is not None:
             self._close(refusal, said=False)
             return
@@ -70,6 +75,22 @@ class _Transaction:
             await self._pipelined()
         else:
             await self._step_by_step()
+
+    def _in_time(self) -> Reply | None:
+        """Note how much time this host has for the mail; return why it has none (RFC 2852 §4.2)."""
+        by, least = self._consignment.wishes.by, self._session.offered.deliver_by
+        if by is None:
+            return None
+        left = (by.at - self._session.now()) // MICROSECONDS
+        if by.returns and left <= 0:
+            return TOO_LATE
+        if least is None:
+            return None
+        if by.returns and left < least:
+            text = f"{self._session.hop.name} needs {least} s to deliver it, and {left} s are left"
+            return Reply(Code.FAILED, "5.4.7", text)
+        self._by = By(max(left, -BY_MOST) if left < 0 else min(left, BY_MOST), by.returns, by.trace)
+        return None
 
     async def _introduce(self) -> None:
         """Tell a filter for whom we speak; what it says to that does not keep the mail back."""
@@ -158,6 +179,7 @@ class _Transaction:
             smtputf8=utf8,
             ret=consignment.ret if offered.dsn else "",
             envid=consignment.envid if offered.dsn else "",
+            by=self._by,
             priority=consignment.wishes.priority if offered.priority else 0,
             requiretls=offered.requiretls and consignment.wishes.privacy is Privacy.REQUIRED,
         )
@@ -275,7 +297,8 @@ class _Transaction:
         hop, wire = session.hop, session.wire
         passed = fate is Fate.DELIVERED and session.offered.dsn
         shown = (hop.name, hop.ip, wire.tls, passed, in_doubt, host_down, said, self._changed, session.why)
-        return Result(fate, reply, *shown)
+        by_passed = fate is Fate.DELIVERED and self._by is not None
+        return Result(fate, reply, *shown, by_passed=by_passed)
 
 
 def _downgraded(address: Address) -> Address:

@@ -1,11 +1,11 @@
-"""What MAIL asks about the way of a mail: REQUIRETLS (RFC 8689), MT-PRIORITY (RFC 6710)."""
+"""What MAIL asks about the way of a mail: REQUIRETLS (RFC 8689), MT-PRIORITY (RFC 6710), BY (RFC 2852)."""
 
 import pytest
 
 from gatepost.base.reply import Refusal
 from gatepost.codec.smtp.grammar import Mail, parse_command
 from gatepost.codec.smtp.server import Dialogue, Terms
-from gatepost.codec.smtp.wishes import Asked
+from gatepost.codec.smtp.wishes import Asked, By
 
 
 def asked(parameters: str) -> Asked | None:
@@ -60,3 +60,29 @@ def test_other_priorities_are_malformed(value: str) -> None:
 def test_a_priority_is_taken_where_it_is_offered() -> None:
     assert answer("MT-PRIORITY=1", Terms("mx", priority=True)) == b""
     assert answer("MT-PRIORITY=1", Terms("mx")) == b"555 5.5.4 Unsupported parameter MT-PRIORITY\r\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "by"),
+    [
+        ("120;R", By(120, True)),
+        ("+1;rt", By(1, True, True)),
+        ("0;N", By(0, False)),
+        ("-999999999;NT", By(-999_999_999, False, True)),
+    ],
+)
+def test_a_time_has_a_mode_and_perhaps_a_trace(value: str, by: By) -> None:
+    assert asked(f"BY={value}") == Asked(by=by)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "=120", "=120;", "=;R", "=120;X", "=120;RN", "=1234567890;N", "=1;R;T", "=0;R", "=-1;R", "=1;R BY=1;R"],
+)
+def test_other_times_are_malformed(value: str) -> None:
+    assert refusal(f"BY{value}") == (501, "5.5.4")
+
+
+def test_a_time_is_taken_where_it_is_offered() -> None:
+    assert answer("BY=1;R", Terms("mx", deliver_by=True)) == b""
+    assert answer("BY=1;R", Terms("mx")) == b"555 5.5.4 Unsupported parameter BY\r\n"

@@ -50,6 +50,8 @@ class Report:
     mail_id: int
     envid: str = ""
     retry_until: Instant | None = None
+    deliver_by: Instant | None = None
+    """By when its sender wanted it delivered (RFC 2852)."""
 
 
 _SUBJECTS: Final = {
@@ -101,6 +103,10 @@ def _for_people(report: Report) -> bytes:
     if report.kind is Kind.DELAYED and report.retry_until is not None:
         left = seconds_text(max(0, report.retry_until - report.now) / 1_000_000)
         lines += [f"You need not do anything: it is tried again for another {left}.", ""]
+    if report.deliver_by is not None:
+        lines += [f"You wanted it to be delivered by {format_date(report.deliver_by)}.", ""]
+        if report.kind is Kind.RELAYED:
+            lines += ["The next mail server has it now, and may not know of that time.", ""]
     lines += [f"Questions go to {report.postmaster}; the mail's id here is {id_text(report.mail_id)}.", ""]
     return "\r\n".join(lines).encode("utf-8", "replace")
 
@@ -115,6 +121,8 @@ def _per_message(report: Report) -> bytes:
     if report.envid:
         fields.append(field(b"Original-Envelope-Id", printable(report.envid).encode()))
     fields.append(field(b"Arrival-Date", format_date(report.arrived_at).encode()))
+    if report.deliver_by is not None:
+        fields.append(field(b"Deliver-By-Date", format_date(report.deliver_by).encode()))
     return b"".join(fields)
 
 

@@ -20,6 +20,7 @@ from gatepost.codec import sasl
 from gatepost.codec.line import LineBuffer, LineTooLong
 from gatepost.codec.smtp.data import crlf_only
 from gatepost.codec.smtp.grammar import path_text, xtext_encode
+from gatepost.codec.smtp.wishes import By
 
 DATA: Final = b"DATA\r\n"
 RSET: Final = b"RSET\r\n"
@@ -104,6 +105,8 @@ class Extensions:
     """The attributes of XFORWARD that it takes."""
     requiretls: bool = False
     priority: bool = False
+    deliver_by: int | None = None
+    """The least seconds that it takes with R (RFC 2852 §2), None where DELIVERBY was not offered."""
 
     @staticmethod
     def read(reply: HeardReply) -> "Extensions":
@@ -127,6 +130,7 @@ class Extensions:
             xforward=frozenset(offered.get("XFORWARD", "").upper().split()),
             requiretls="REQUIRETLS" in offered,
             priority="MT-PRIORITY" in offered,
+            deliver_by=_least_time(offered.get("DELIVERBY")),
         )
 
 
@@ -252,6 +256,7 @@ def mail(
     envid: str = "",
     requiretls: bool = False,
     priority: int = 0,
+    by: By | None = None,
 ) -> bytes:
     """Build MAIL FROM; give only parameters that the server offered. `envid` is decoded text."""
     words = [f"MAIL FROM:{path_text(sender)}".encode()]
@@ -269,6 +274,8 @@ def mail(
         words.append(b"REQUIRETLS")
     if priority:
         words.append(b"MT-PRIORITY=%d" % priority)
+    if by is not None:
+        words.append(b"BY=%d;%b%b" % (by.seconds, b"R" if by.returns else b"N", b"T" if by.trace else b""))
     return _command(words)
 
 
@@ -298,6 +305,13 @@ def auth_login(user: str, password: str) -> tuple[bytes, bytes, bytes]:
     """Build AUTH LOGIN and its two responses, each sent after a 334."""
     first, second = sasl.login_responses(user, password)
     return b"AUTH LOGIN\r\n", sasl.encode(first) + b"\r\n", sasl.encode(second) + b"\r\n"
+
+
+def _least_time(offered: str | None) -> int | None:
+    if offered is None:
+        return None
+    least = offered.partition(",")[0].strip()
+    return int(least) if re.fullmatch("[0-9]{1,9}", least) else 0
 
 
 def _hello(verb: bytes, name: str) -> bytes:

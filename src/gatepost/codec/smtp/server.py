@@ -50,7 +50,7 @@ from gatepost.codec.smtp.grammar import (
     Turn,
     parse_command,
 )
-from gatepost.codec.smtp.wishes import MT_PRIORITY, REQUIRETLS, Asked, unsupported
+from gatepost.codec.smtp.wishes import BY, MT_PRIORITY, REQUIRETLS, Asked, unsupported
 from gatepost.codec.smtp.xforward import OFFERS, Introduction, parse_introduction
 
 # Words of other protocols: a browser or a proxy was made to speak to us (ALPACA; PROXY from whom we did not ask).
@@ -126,6 +126,8 @@ class Terms:
     """Take mail that must not travel without TLS (RFC 8689); offered over TLS only."""
     priority: bool = False
     """Let the client say how urgent a mail is (RFC 6710)."""
+    deliver_by: bool = False
+    """Let the client say by when a mail is to be delivered (RFC 2852)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -663,6 +665,8 @@ class Dialogue:
             return unsupported(REQUIRETLS)
         if asked.priority is not None and not self.terms.priority:
             return unsupported(MT_PRIORITY)
+        if asked.by is not None and not self.terms.deliver_by:
+            return unsupported(BY)
         return None
 
     def _rcpt(self, command: Rcpt) -> Event | None:
@@ -938,6 +942,7 @@ def _extensions(terms: Terms, tls: bool, auth: bool) -> bytes:
         "CHUNKING",
         *(("REQUIRETLS",) if tls and terms.requiretls else ()),
         *(("MT-PRIORITY MIXER",) if terms.priority else ()),  # RFC 6710 appendix B
+        *(("DELIVERBY",) if terms.deliver_by else ()),
         "DSN",
     ]
     if terms.starttls and not tls:
