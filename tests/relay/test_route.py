@@ -19,7 +19,7 @@ def hops(names: Names, domain: str = "d.example", route: Route | None = None, **
 
     async def collect() -> list[str]:
         found = router(names, STRICT, **own)  # type: ignore[arg-type]  # own_names, own_ips
-        return [hop.ip async for hop in found.hops(route or Route(), domain)]
+        return [ip async for hop in found.hops(route or Route(), domain) for ip in hop.addresses]
 
     return run(collect())
 

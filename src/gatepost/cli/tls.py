@@ -152,10 +152,12 @@ async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ..
     try:
         policy = await policies.find(domain) if config.relay.mta_sts else Finding(None, "MTA-STS is switched off")
         async for hop in router.hops(route, domain):
+            asked, problem = None, ""
             try:
-                rows.append(_Row(hop, await assurer.assure(hop, route, domain), policy))
+                asked = await assurer.assure(hop, route, domain)
             except Unsure as unsure:
-                rows.append(_Row(hop, None, policy, f"the mail waits: {unsure}"))
+                problem = f"the mail waits: {unsure}"
+            rows += [_Row(hop.at((ip,)), asked, policy, problem) for ip in hop.addresses]
     finally:
         await policies.close()
         await resolver.close()

@@ -35,7 +35,8 @@ class Route:
     """How a mail leaves us. `host` (a name, an address, or the path of a Unix socket) counts for HOST only.
 
     `port` 0 is the usual one: 25, for LMTP 24, for `implicit_tls` 465. `auth` names a line of the credentials
-    table, `helo` and `source` (one of our addresses) replace the defaults. `lmtp` speaks LMTP (RFC 2033).
+    table, `helo` and `source` (addresses of ours, parted by commas) replace the defaults. `lmtp` speaks LMTP (RFC
+    2033).
 
     For PROGRAM, MBOX and MAILDIR `host` is the command's words (as `shlex.join` writes them) or the path, `auth` is
     the user that it runs as and belongs to: a name, or `name=uid:gid:/home` of one whom only a table knows.
@@ -54,6 +55,11 @@ class Route:
     """Tell the next hop, where it offers XFORWARD, who gave us the mail: for filters that hand it back."""
     srs: bool = False
     """Show a rewritten sender: one of our addresses sends on what a stranger wrote."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the addresses to send from; none: whatever the system chooses."""
+        return tuple(self.source.split(",")) if self.source else ()
 
     @property
     def on_disk(self) -> bool:

@@ -144,7 +144,7 @@ def _action(name: str, settings: ActionSettings) -> Action:
                 settings.implicit_tls,
                 settings.auth,
                 settings.helo,
-                settings.source,
+                ",".join(settings.sources),
                 xforward=settings.xforward,
             )
         )

@@ -103,8 +103,9 @@ class ActionSettings:
     helo: str = ""
     """relay: the name to greet with; empty is the server's own."""
 
-    source: str = ""
-    """relay: the address of this machine to send from."""
+    source: str | tuple[str, ...] = ()
+    """relay: the address of this machine to send from, or several: the one of the next hop's family is taken, of
+    several of a family always the same for a destination. `relay.source` else."""
 
     xforward: bool = False
     """relay: tell this server, where it offers XFORWARD, who gave us the mail. For filters of ours alone: it tells
@@ -131,8 +132,13 @@ class ActionSettings:
             raise ValueError("auth needs a host, and TLS: a password never goes out in the clear")
         if self.helo and _NAME.fullmatch(self.helo) is None:
             raise ValueError(f"{self.helo!r} is no name to greet with")
-        if self.source:
-            ip_address(self.source)  # ValueError says what it is not
+        for source in self.sources:
+            ip_address(source)  # ValueError says what it is not
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the addresses to send from."""
+        return tuple(filter(None, (self.source,))) if isinstance(self.source, str) else self.source
 
 
 @dataclass(frozen=True, slots=True)

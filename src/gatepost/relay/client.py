@@ -8,8 +8,10 @@ All waits are for a stranger: each has a limit of time, each reply one of size.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from ssl import SSLContext, SSLError
 from typing import Final
 
@@ -22,6 +24,7 @@ from gatepost.codec.smtp.client import Dialogue, Extensions, HeardReply, PeerBro
 from gatepost.codec.tlsa import Unproven, prove
 from gatepost.policy.action import Route
 from gatepost.relay.assurance import Assurance, Level
+from gatepost.relay.connect import NotReached, reach, source_for
 from gatepost.relay.route import Hop
 from gatepost.relay.settings import RelaySettings
 
@@ -34,7 +37,13 @@ class Unreachable(Exception):
     """This hop cannot be spoken to; another may be. `tls`: only because of TLS.
 
     `unproven`: it was reached, and does not prove what is asked; to try again will not help before somebody acts.
+    `ip` is the address that was spoken to, or tried last; `tried` all that are of no use.
     """
+
+    ip = ""
+    tried: tuple[str, ...] = ()
+    reached = False
+    """`ip` was connected to."""
 
     def __init__(self, reply: Reply, *, said: bool = False, tls: bool = False, unproven: bool = False) -> None:
         super().__init__(reply.text)
@@ -69,9 +78,12 @@ class Manner:
     """How to speak on a new connection. `tls` None: plain; what the handshake must prove, `assurance` says."""
 
     hostname: str
+    """The name to greet with, unless `helos` knows one for the address that we send from."""
     tls: SSLContext | None
     assurance: Assurance
     login: Login | None = None
+    helos: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
 
 class Session:
@@ -91,26 +103,39 @@ class Session:
         self.broken = False
         self.why = ""
         """What was asked of the TLS, and why."""
+        self.failed: tuple[str, ...] = ()
+        """Addresses of the hop that did not answer, or not as soon."""
 
     @staticmethod
     async def open(hop: Hop, route: Route, manner: Manner, settings: RelaySettings, clock: Clock) -> "Session":
-        """Connect and come to the point where a mail can be sent; raises Unreachable."""
+        """Connect to one of the hop's addresses and come to where a mail can be sent; raises Unreachable.
+
+        The session's hop has the address that was reached, and no others.
+        """
         try:
-            wire = await _connect(hop, route, settings)
-        except (OSError, TimeoutError) as error:
-            raise Unreachable(
-                trouble("4.4.1", f"cannot connect to {hop.ip} port {hop.port}: {_why(error)}")
-            ) from error
-        session = Session(wire, hop, route, settings, clock)
+            reached = await reach(hop.addresses, partial(_connect, hop, manner, settings))
+        except NotReached as none:
+            raise _unreached(hop, none) from none
+        session = Session(reached.wire, hop.at((reached.ip,)), route, settings, clock)
+        session.failed = reached.failed
         try:
             await session._begin(manner)
         except Broken as broken:
-            wire.abort()
-            raise Unreachable(broken.reply) from broken
+            session.wire.abort()
+            raise session._useless(Unreachable(broken.reply)) from broken
+        except Unreachable as reason:
+            session.quit()
+            raise session._useless(reason) from reason.__cause__
         except BaseException:
             session.quit()
             raise
         return session
+
+    def _useless(self, reason: Unreachable) -> Unreachable:
+        """Note that this address is of no use, nor those that did not even connect."""
+        reason.ip, reason.reached = self.hop.ip, True
+        reason.tried = (*self.failed, self.hop.ip)
+        return reason
 
     @property
     def usable(self) -> bool:
@@ -144,7 +169,7 @@ class Session:
         greeting = await self.listen("the greeting", self.settings.greeting_time)
         if greeting.code != Code.READY:
             raise Unreachable(greeting.as_reply(), said=True)
-        await self._hello(manner.hostname)
+        await self._hello(self._name(manner))
         if self.wire.tls is None and manner.tls is not None and not self.hop.ip.startswith("/"):
             try:
                 await self._secure(manner)
@@ -152,6 +177,10 @@ class Session:
                 raise Unreachable(broken.reply, tls=True) from broken
         if manner.login is not None:
             await self._log_in(manner.login)
+
+    def _name(self, manner: Manner) -> str:
+        """Return the name to greet with: that of the address that we send from, where it has one."""
+        return manner.helos.get(self.wire.local_ip, manner.hostname) if manner.helos else manner.hostname
 
     async def _hello(self, hostname: str) -> None:
         patience = self.settings.command_time
@@ -182,7 +211,7 @@ class Session:
         if not self.dialogue.idle or self._heard:
             raise Unreachable(trouble("4.7.5", "the server spoke on after the answer to STARTTLS"), tls=True)
         await self._handshake(manner.tls, manner.assurance)
-        await self._hello(manner.hostname)
+        await self._hello(self._name(manner))
 
     async def _handshake(self, context: SSLContext, assurance: Assurance) -> None:
         try:
@@ -254,10 +283,19 @@ class Session:
             raise Broken(trouble("4.4.2", "connection lost while sending the mail")) from error
 
 
-async def _connect(hop: Hop, route: Route, settings: RelaySettings) -> Wire:
-    if hop.ip.startswith("/"):
-        return await connect_unix(hop.ip, timeout=settings.connect_time)
-    return await connect(hop.ip, hop.port, local_ip=route.source or None, timeout=settings.connect_time)
+async def _connect(hop: Hop, manner: Manner, settings: RelaySettings, ip: str) -> Wire:
+    if ip.startswith("/"):
+        return await connect_unix(ip, timeout=settings.connect_time)
+    source = source_for(ip, manner.sources, hop.name)
+    return await connect(ip, hop.port, local_ip=source, timeout=settings.connect_time)
+
+
+def _unreached(hop: Hop, none: NotReached) -> Unreachable:
+    """Say of each address why it could not be connected to."""
+    told = "; ".join(f"{ip} port {hop.port}: {_why(error)}" for ip, error in none.errors)
+    reason = Unreachable(trouble("4.4.1", f"cannot connect to {told}"))
+    reason.ip, reason.tried = none.errors[-1][0], hop.addresses
+    return reason
 
 
 def trouble(enhanced: str, text: str) -> Reply:

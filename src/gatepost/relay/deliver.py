@@ -1,6 +1,6 @@
 """Deliver one consignment: over a kept connection, or over a new one to the best host that answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from gatepost.policy.action import Route
 from gatepost.policy.table import TableSettings, load_table
 from gatepost.relay.assurance import Assurance, Assurer, Insecure, Level, Unsure
 from gatepost.relay.client import Login, LoginRefused, Manner, Session, Unreachable
+from gatepost.relay.connect import Silent
 from gatepost.relay.model import Consignment, Fate, Result
 from gatepost.relay.pool import Pool
 from gatepost.relay.room import Room
@@ -87,6 +88,7 @@ class Relay:
         self._assurer = assurer or Assurer(settings, None)
         self._operator = operator
         self._shown = shown
+        self._silent = Silent(clock)
         self._pool = Pool(settings.idle)
         self._room = Room(settings.in_memory)
 
@@ -122,17 +124,10 @@ class Relay:
 
         Of several hosts the first alone is asked: a lesser one may be a backup, which does not know.
         """
-        best, reason = "", Unreachable(NO_HOST)
         async with aclosing(self._router.hops(route, destination)) as hops:
             async for hop in hops:
-                best = best or hop.name
-                if hop.name != best:
-                    break
-                try:
-                    return await self._open(hop, route, destination)
-                except Unreachable as unreachable:
-                    reason = unreachable
-        raise reason
+                return await self._open_any(hop, route, destination)
+        raise Unreachable(NO_HOST)
 
     async def _deliver(self, consignment: Consignment) -> tuple[Result, ...]:
         route = consignment.route
@@ -144,7 +139,7 @@ class Relay:
                 return results
         last = Result(Fate.DEFERRED, NO_HOST, said=False, host_down=True)
         try:
-            async with aclosing(self._router.hops(route, destination)) as hops:
+            async with aclosing(self._hosts(route, destination)) as hops:
                 async for hop in hops:
                     tried = await self._try(hop, destination, consignment)
                     if not isinstance(tried, Result):
@@ -163,22 +158,57 @@ class Relay:
         return tuple(last for _ in consignment.recipients)
 
     async def _try(self, hop: Hop, destination: str, consignment: Consignment) -> tuple[Result, ...] | Result:
-        """Try one host; a single Result tells that the next one should be tried."""
-        try:
-            session = await self._open(hop, consignment.route, destination, consignment.wishes.privacy)
-        except Unreachable as reason:
-            self._log.info(
-                "hop_unreachable",
-                message=id_text(consignment.mail),
-                host=hop.name,
-                ip=hop.ip,
-                reply=reason.reply.text,
-            )
-            if reason.unproven and consignment.wishes.privacy is Privacy.REQUIRED:
-                return Result(Fate.FAILED, _for_ever(reason.reply), hop.name, hop.ip, said=False)
-            return Result(Fate.DEFERRED, reason.reply, hop.name, hop.ip, host_down=True, said=reason.said)
-        results = await self._over(session, destination, consignment)
-        return results[0] if all(result.host_down for result in results) else results
+        """Try one host by its addresses; a single Result tells that the next host should be tried."""
+        left = hop.addresses
+        while True:
+            try:
+                privacy = consignment.wishes.privacy
+                session = await self._open_any(hop.at(left), consignment.route, destination, privacy)
+            except Unreachable as reason:
+                ip = reason.ip or hop.ip
+                self._log.info(
+                    "hop_unreachable",
+                    message=id_text(consignment.mail),
+                    host=hop.name,
+                    ip=ip,
+                    reply=reason.reply.text,
+                )
+                if reason.unproven and consignment.wishes.privacy is Privacy.REQUIRED:
+                    return Result(Fate.FAILED, _for_ever(reason.reply), hop.name, ip, said=False)
+                return Result(Fate.DEFERRED, reason.reply, hop.name, ip, host_down=True, said=reason.said)
+            results = await self._over(session, destination, consignment)
+            left = _without(left, (session.hop.ip,))
+            if not all(result.host_down for result in results):
+                return results
+            if not left:
+                return results[0]
+
+    async def _hosts(self, route: Route, destination: str) -> AsyncGenerator[Hop, None]:
+        """Yield the hosts to try, those of which no address answered lately at the end; raises NoRoute."""
+        resting = []
+        async with aclosing(self._router.hops(route, destination)) as hops:
+            async for hop in hops:
+                if all(self._silent.rests(ip) for ip in hop.addresses):
+                    resting.append(hop)
+                else:
+                    yield hop
+        for hop in resting:
+            yield hop
+
+    async def _open_any(
+        self, hop: Hop, route: Route, destination: str, privacy: Privacy = Privacy.USUAL
+    ) -> Session:
+        """Open a session with a host by whichever of its addresses is of use; raises Unreachable."""
+        left = self._silent.last(hop.addresses)
+        while True:
+            try:
+                return await self._open(hop.at(left), route, destination, privacy)
+            except LoginRefused:
+                raise  # not once more for each address: the account would be locked
+            except Unreachable as reason:
+                left = _without(left, reason.tried)
+                if not left or not reason.tried:
+                    raise
 
     async def _over(self, session: Session, destination: str, consignment: Consignment) -> tuple[Result, ...]:
         try:
@@ -196,7 +226,9 @@ class Relay:
         if privacy is Privacy.REQUIRED and not session.offered.requiretls and not hop.ip.startswith("/"):
             session.quit()
             text = f"REQUIRETLS support required, which {hop.name} does not offer"
-            raise Unreachable(Reply(Code.NO_SUCH_MAILBOX, NO_REQUIRETLS, text), unproven=True)
+            reason = Unreachable(Reply(Code.NO_SUCH_MAILBOX, NO_REQUIRETLS, text), unproven=True)
+            reason.ip, reason.tried = session.hop.ip, (session.hop.ip,)
+            raise reason
         return session
 
     async def _open_assured(self, hop: Hop, route: Route, destination: str, privacy: Privacy) -> Session:
@@ -207,7 +239,7 @@ class Relay:
             raise Unreachable(answer, tls=True, unproven=isinstance(unsure, Insecure)) from unsure
         manner = self._manner(route, assurance)
         try:
-            session = await Session.open(hop, route, manner, self._settings, self._clock)
+            session = await self._session(hop, route, manner)
             if route.auth and self._operator is not None:
                 await self._operator.worked(route.auth)
             return session
@@ -218,10 +250,25 @@ class Relay:
         except Unreachable as reason:
             if not reason.tls or assurance.required:
                 raise
+            hop = hop.at((reason.ip,)) if reason.ip else hop
             self._log.warning("tls_failed", host=hop.name, ip=hop.ip, reason=reason.reply.text, then="plain")
         plainly = Assurance(Level.PLAIN, f"{assurance.why}; TLS failed, so without")
         manner = replace(manner, tls=None, assurance=plainly)
-        return await Session.open(hop, route, manner, self._settings, self._clock)
+        return await self._session(hop, route, manner)
+
+    async def _session(self, hop: Hop, route: Route, manner: Manner) -> Session:
+        """Open a session, and remember which addresses answered; raises Unreachable."""
+        try:
+            session = await Session.open(hop, route, manner, self._settings, self._clock)
+        except Unreachable as reason:
+            for ip in reason.tried:
+                if ip != reason.ip or not reason.reached:
+                    self._silent.failed(ip)
+            raise
+        for ip in session.failed:
+            self._silent.failed(ip)
+        self._silent.answered(session.hop.ip)
+        return session
 
     def _manner(self, route: Route, assurance: Assurance) -> Manner:
         login = None
@@ -237,7 +284,9 @@ class Relay:
                 context = self._contexts.verify
             case Level.MAY | Level.ENCRYPT | Level.DANE:
                 context = self._contexts.any
-        return Manner(route.helo or self._hostname, context, assurance, login)
+        helos = {} if route.helo else self._settings.helos
+        sources = route.sources or self._settings.source
+        return Manner(route.helo or self._hostname, context, assurance, login, helos, sources)
 
     def _tell(self, consignment: Consignment, results: list[Result]) -> None:
         """Log each answer; tell the gate whom we reached."""
@@ -259,6 +308,10 @@ class Relay:
                 tls_asked=result.why,
                 reply=f"{result.reply.code} {result.reply.enhanced} {result.reply.text}",
             )
+
+
+def _without(addresses: Sequence[str], tried: Sequence[str]) -> tuple[str, ...]:
+    return tuple(ip for ip in addresses if ip not in tried)
 
 
 def _for_ever(reply: Reply) -> Reply:

@@ -11,8 +11,9 @@ A next hop that is ourselves is "mail loops back to myself": 5.4.6. Loopback, un
 are nobody's mail server and are refused where a stranger's DNS names them, never where our own settings do.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final, Protocol
 
@@ -21,9 +22,10 @@ from gatepost.aio.resolve import Answer, Status
 from gatepost.base.address import fold_domain
 from gatepost.base.reply import Code, Reply
 from gatepost.policy.action import Route, RouteKind
+from gatepost.relay.connect import in_turn, sendable
 from gatepost.relay.settings import RelaySettings
 
-ADDRESSES_MAX: Final = 4  # of one host in one run
+ADDRESSES_MAX: Final = 6  # of one host in one run
 
 NULL_MX: Final = Reply(Code.NULL_MX, "5.1.10", "Domain does not accept mail (null MX)")  # RFC 7505 §4.2
 NO_DOMAIN: Final = Reply(Code.NO_SUCH_MAILBOX, "5.1.2", "Domain does not exist")
@@ -31,6 +33,7 @@ NO_HOST: Final = Reply(Code.LOCAL_ERROR, "4.4.4", "No mail server of the domain 
 BAD_LITERAL: Final = Reply(Code.NO_SUCH_MAILBOX, "5.1.2", "Malformed address literal")
 DNS_FAILED: Final = Reply(Code.LOCAL_ERROR, "4.4.3", "Temporary failure in MX lookup")
 NO_SERVER: Final = Reply(Code.NO_SUCH_MAILBOX, "5.1.2", "Domain has neither mail servers nor an address")
+NO_SOURCE: Final = Reply(Code.LOCAL_ERROR, "4.4.4", "No source address of the family of its mail servers")
 LOOPS: Final = Reply(Code.FAILED, "5.4.6", "Mail loops back to myself")
 
 
@@ -54,7 +57,8 @@ class Resolver(Protocol):
 class Hop:
     """One machine to try: `name` is what its certificate must say, `ip` an address or a Unix socket's path.
 
-    `secure`: DNSSEC-validated MX records led here; `domain` is then the name they stand under, aliases followed.
+    `others` are more addresses of it, in the order in which they are tried. `secure`: DNSSEC-validated MX records
+    led here; `domain` is then the name they stand under, aliases followed.
     """
 
     name: str
@@ -62,6 +66,16 @@ class Hop:
     port: int
     secure: bool = False
     domain: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return all its addresses."""
+        return self.ip, *self.others
+
+    def at(self, addresses: Sequence[str]) -> "Hop":
+        """Return the same machine with these addresses, at least one."""
+        return replace(self, ip=addresses[0], others=tuple(addresses[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +118,31 @@ class Router:
             hosts, port, ours = _Hosts([route.host]), route.port or _usual_port(route), True
         else:
             hosts, port, ours = await self._mail_hosts(destination), self._settings.port, False
-        found, looped, failed = False, False, False
+        found, looped, failed, unfit = False, False, False, False
         for host in hosts.names:
             addresses, broken = await self._addresses(host)
             failed |= broken
             usable = [ip for ip in addresses if ours or not self._is_own(ip)]
             looped |= len(usable) < len(addresses)
-            for ip in usable[:ADDRESSES_MAX]:
+            fitting = usable if host.startswith("/") else sendable(usable, route.sources or self._settings.source)
+            unfit |= len(fitting) < len(usable)
+            if fitting:
                 found = True
-                yield Hop(host, ip, port, hosts.secure, hosts.domain)
+                ip, *others = fitting[:ADDRESSES_MAX]
+                yield Hop(host, ip, port, hosts.secure, hosts.domain, tuple(others))
         if not found:
             implicit = not ours and list(hosts.names) == [destination]
-            raise NoRoute(DNS_FAILED if failed else LOOPS if looped else NO_SERVER if implicit else NO_HOST)
+            raise NoRoute(
+                DNS_FAILED
+                if failed
+                else NO_SOURCE
+                if unfit
+                else LOOPS
+                if looped
+                else NO_SERVER
+                if implicit
+                else NO_HOST
+            )
 
     async def _mail_hosts(self, domain: str) -> _Hosts:
         if domain.startswith("["):
@@ -143,15 +170,15 @@ class Router:
         return [mx.host for mx in better[: self._settings.hosts]]
 
     async def _addresses(self, host: str) -> tuple[list[str], bool]:
-        """Return a host's addresses, IPv6 first, and whether a question failed."""
+        """Return a host's addresses, both families in turn, and whether a question failed."""
         if host.startswith("/"):
             return [host], False
         try:
             return [str(ip_address(host))], False
         except ValueError:
             pass
-        six, four = await self._resolver.aaaa(host), await self._resolver.a(host)
-        return [*six.records, *four.records], six.temporary or four.temporary
+        six, four = await asyncio.gather(self._resolver.aaaa(host), self._resolver.a(host))
+        return in_turn(six.records, four.records), six.temporary or four.temporary
 
     def _is_own(self, text: str) -> bool:
         """Tell whether an address is this machine, or nobody's."""

@@ -1,8 +1,10 @@
 """The settings of sending: `[relay]`."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from typing import Final
 
 from gatepost.base.units import Octets, Seconds
@@ -24,6 +26,14 @@ class RelaySettings:
 
     helo: str = ""
     """The name to greet other servers with; empty is the server's own."""
+
+    helos: Mapping[str, str] = field(default_factory=dict)
+    """The name to greet with from each of our addresses: address = name. It should be the name that the DNS gives
+    the address. What is not here greets with `helo`; an action's own name goes before."""
+
+    source: tuple[str, ...] = ()
+    """Addresses of this machine to send from; none leaves it to the system. Of several of the next hop's family it
+    is always the same for a destination. An action's own go before."""
 
     port: int = 25
     """The port of other domains' mail servers. Only a trial on one machine needs another."""
@@ -101,8 +111,11 @@ class RelaySettings:
     """How long a program of this machine may take for a mail (policy.tables.NAME.programs); then it is ended."""
 
     def __post_init__(self) -> None:
-        if self.helo and _NAME.fullmatch(self.helo) is None:
-            raise ValueError(f"{self.helo!r} is no name to greet with")
+        for name in filter(None, (self.helo, *self.helos.values())):
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(f"{name!r} is no name to greet with")
+        for source in (*self.source, *self.helos):
+            ip_address(source)  # ValueError says what it is not
         if not 0 < self.port < 65_536:
             raise ValueError(f"there is no port {self.port}")
         if not 1 <= self.sessions_first <= self.sessions_most:

@@ -133,7 +133,10 @@ def _rare_option(words: Cursor) -> None:
         raise Undecided("relay domain <table>: write a rule for each domain, each with its own host")
     if words.skip("srs"):
         words.note(Heed.CHANGED, "srs: with [policy.srs] key_file all forwarded mail has its sender rewritten")
-    elif words.at("helo-src", "mail-from", "pki", "ca", "protocols", "ciphers", "filter"):
+    elif words.skip("helo-src"):
+        words.table("the names")
+        words.note(Heed.CHANGED, "helo-src: write its lines, address = name, into [relay.helos]")
+    elif words.at("mail-from", "pki", "ca", "protocols", "ciphers", "filter"):
         option = words.value("an option")
         words.table(option)
         words.note(Heed.UNSUPPORTED, f"{option}: no setting of an action says this")

@@ -249,15 +249,17 @@ def _relay_option(words: Cursor, action: dict[str, Value], option: str) -> None:
             words.note(Heed.UNSUPPORTED, f"as {words.value('an address')}: the sender goes out as it came")
         case _:
             words.table("the names")
-            words.note(Heed.UNSUPPORTED, "hostnames: an action has one name to greet with (helo)")
+            words.note(Heed.CHANGED, "hostnames: write its lines, address = name, into [relay.helos]")
 
 
 def source(words: Cursor, action: dict[str, Value]) -> None:
-    """Read the address to send from; several have no setting."""
+    """Read the addresses to send from; those of a table are copied where it is written in the file."""
     entries = words.table("the source")
-    if len(entries) == 1 and not entries[0].startswith("<"):
-        action["source"] = entries[0]
-    else:
-        words.note(
-            Heed.UNSUPPORTED, "source: an action sends from one address, not from a list; the system chooses"
-        )
+    if len(entries) == 1 and entries[0].startswith("<"):
+        values = words.found.tables.get(entries[0][1:-1], {}).get("values")
+        if not isinstance(values, list | tuple):
+            words.note(Heed.UNSUPPORTED, f"source: the action needs the addresses themselves, not {entries[0]}")
+            return
+        words.note(Heed.CHANGED, "source: of several addresses it is always the same for a destination")
+        entries = tuple(values)
+    action["source"] = entries[0] if len(entries) == 1 else entries
