@@ -80,6 +80,7 @@ from gatepost.policy.rules import load as load_rules
 from gatepost.policy.watch import watch as watch_tables
 from gatepost.queue.atrest import AtRest, keys_of
 from gatepost.queue.bounce import Filed, Reporter
+from gatepost.queue.home import Homes
 from gatepost.queue.letters import Letters
 from gatepost.queue.logins import LoginLetters
 from gatepost.queue.settings import Unproven
@@ -95,6 +96,7 @@ from gatepost.relay.route import Router
 from gatepost.store.describe import describe
 from gatepost.store.mailbox import Mailboxes
 from gatepost.store.message import append_notice, append_steps
+from gatepost.store.model import NoSuchMailbox
 from gatepost.view import pop3
 from gatepost.view.imap.serve import serve as serve_imap
 from gatepost.view.news import MailboxNews
@@ -472,7 +474,14 @@ class Worker:
             self._databases.mail,
             self._blobs,
             Programs(relay, self._log, time_limit=config.relay.program_time, subaddress=config.policy.subaddress),
-            Settler(config.queue, self._blobs, self._reporter, self._log, unproven=_unproven(config)),
+            Settler(
+                config.queue,
+                self._blobs,
+                self._reporter,
+                self._log,
+                unproven=_unproven(config),
+                homes=Homes(self._blobs, _Filing(self._mailboxes), self._minter),
+            ),
             settings=config.queue,
             sending=config.relay,
             minter=self._minter,
@@ -695,13 +704,16 @@ class Worker:
 
 
 class _Filing:
-    """Puts a report of the queue's into a mailbox (queue.bounce.Mailboxes)."""
+    """Puts what comes from the queue into a mailbox (queue.bounce.Mailboxes)."""
 
     def __init__(self, mailboxes: Mailboxes) -> None:
         self._mailboxes = mailboxes
 
     async def file(self, delivery: ToMailbox, envelope: Envelope, content: bytes, now: Instant) -> Filed:
-        mailbox = await self._mailboxes.inbox(delivery.account)
+        try:
+            mailbox = (await self._mailboxes.find(delivery.account, delivery.mailbox_name)).id
+        except NoSuchMailbox:
+            mailbox = await self._mailboxes.inbox(delivery.account)
         steps = append_steps(mailbox, envelope.id, describe(content, now), 0, now, MailId(envelope.id))
         return Filed(steps, (append_notice(mailbox),))
 

@@ -7,6 +7,7 @@ import pytest
 from gatepost.base.clock import HOUR, Instant
 from gatepost.base.envelope import DeliverBy, Privacy, Wishes
 from gatepost.base.ids import MailId
+from gatepost.base.units import Seconds
 from gatepost.intake import local
 from gatepost.queue.model import unpack_mail
 from tests.intake.world import PLAIN_BOB, Talk, World, world
@@ -111,5 +112,55 @@ def test_a_time_counts_from_mail() -> None:
         async with world() as here, here.client("submission", tls=True) as talk:
             assert await submit(talk, "BY=3600;RT") == "250 2.0.0"
             assert (await wishes(here)).by == DeliverBy(Instant(START + HOUR), returns=True, trace=True)
+
+    run(scene())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reply"),
+    [
+        ("HOLDFOR=86400", "250 2.1.0"),
+        ("HOLDFOR=86401", "501 5.5.4"),
+        ("HOLDUNTIL=2026-11-24T08:00:00Z", "250 2.1.0"),
+        ("HOLDUNTIL=2026-11-24T08:00:01Z", "501 5.5.4"),
+        ("HOLDUNTIL=2026-11-23T08:00:00Z", "501 5.5.4"),  # now
+        ("HOLDFOR=600 BY=600;R", "501 5.5.4"),
+        ("HOLDFOR=600 BY=601;R MT-PRIORITY=1 REQUIRETLS", "250 2.1.0"),
+    ],
+)
+def test_mail_is_held_back_within_limits(parameters: str, reply: str) -> None:
+    async def scene() -> None:
+        async with world(future_release=Seconds(86_400)) as here, here.client("submission", tls=True) as talk:
+            assert b"\r\n250-FUTURERELEASE 86400 2026-11-24T08:00:00Z\r\n" in await talk.send(b"EHLO x\r\n")
+            assert await talk.say(PLAIN_BOB, f"MAIL FROM:<bob@here.example> {parameters}") == ["235 2.7.0", reply]
+
+    run(scene())
+
+
+def test_where_nothing_is_held_back_it_is_not_offered() -> None:
+    async def scene() -> None:
+        async with world(future_release=Seconds(0)) as here, here.client("submission", tls=True) as talk:
+            assert b"FUTURERELEASE" not in await talk.send(b"EHLO x\r\n")
+            assert await talk.say(PLAIN_BOB, "MAIL FROM:<bob@here.example> HOLDFOR=1") == ["235 2.7.0", "555 5.5.4"]
+
+    run(scene())
+
+
+def test_mail_for_mailboxes_here_waits_in_the_queue_as_well() -> None:
+    async def scene() -> None:
+        async with world() as here, here.client("submission", tls=True) as talk:
+            assert await talk.say(PLAIN_BOB) == ["235 2.7.0"]
+            sender = "<bob@here.example> HOLDFOR=3600"
+            to = ("alice@here.example", "team@here.example", "bob@here.example")
+            assert await talk.mail(MAIL + b"\r\nhi\r\n", sender, *to) == "250 2.0.0"
+            assert await here.mails("alice") == await here.mails("bob") == []
+            rows = await here.rows("SELECT recipient, due, not_before, lane FROM queue_rcpt ORDER BY 1")
+            until = START + HOUR
+            assert rows == [
+                ("alice@here.example", until, until, f"mailbox://{here.accounts['alice']}"),
+                ("bob@here.example", until, until, f"mailbox://{here.accounts['bob']}"),  # named twice
+                ("out@far.example", until, until, "far.example"),
+            ]
+            assert (await wishes(here)).not_before == until
 
     run(scene())

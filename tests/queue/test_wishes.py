@@ -1,16 +1,19 @@
 """What a sender wishes for its mail stays with it in the queue, and decides there."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from gatepost.base.clock import HOUR, Instant, later
+from gatepost.base.clock import DAY, HOUR, Instant, later, seconds
 from gatepost.base.envelope import NO_WISHES, DeliverBy, Notify, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
 from gatepost.db.unit import Params, Step, Unit
-from gatepost.queue import destinations
+from gatepost.policy.action import Route, RouteKind
+from gatepost.queue import destinations, verbs
+from gatepost.queue.bounce import Filed
 from gatepost.queue.envelope import envelopes
 from gatepost.queue.model import unpack_mail
 from gatepost.queue.sql import LEASE_ALL, PARKED
@@ -18,7 +21,7 @@ from gatepost.queue.verbs import Choice, list_chosen
 from gatepost.relay.model import Consignment
 from gatepost.relay.settings import RelaySettings
 from tests.queue.test_bounce import read, statuses
-from tests.queue.world import DOWN, LATER, NO, T0, Scripted, World, address, world
+from tests.queue.world import CONTENT, DOWN, LATER, NO, T0, Boxes, Scripted, World, address, world
 from tests.support.databases import OpenDatabase, each_engine, open_sqlite
 from tests.support.loop import run
 
@@ -43,7 +46,7 @@ def watch(w: World) -> list[Consignment]:
         REQUIRED,
         Wishes(Privacy.WAIVED),
         Wishes(priority=-3),
-        Wishes(by=DeliverBy(later(T0, HOUR), True, True)),
+        Wishes(by=DeliverBy(later(T0, HOUR), True, True), not_before=later(T0, 0)),
     ],
 )
 def test_wishes_are_kept_with_the_mail(tmp_path: Path, wishes: Wishes) -> None:
@@ -257,5 +260,120 @@ def test_a_sender_hears_of_a_server_that_does_not_know_its_time_and_of_each_when
             if told:
                 people = str(read(w.boxes.filed[0][1]).get_payload(0))
                 assert "You wanted it to be delivered by" in people
+
+    run(play())
+
+
+# Not before
+
+RELEASE = later(T0, 20 * DAY)
+HELD_BACK = Wishes(not_before=RELEASE)
+HOME = Route(RouteKind.MAILBOX, "INBOX", auth="7")
+
+
+@each_engine
+def test_mail_waits_for_its_time_through_restarts_and_what_wakes_all_others(
+    open_db: OpenDatabase, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path) as w:
+            name = await w.submit("a@far.example", wishes=HELD_BACK)
+            await w.submit("b@far.example")
+            await w.work()
+            await verbs.take_over(w.database, w.clock.now())
+            assert await verbs.retry_all(w.database, w.clock.now()) == 0
+            assert await verbs.retry_destination(w.database, "far.example", w.clock.now()) == 0
+            await w.work()
+            assert (w.relay.delivered, "queue_repaired" in w.log.words()) == (["b@far.example"], False)
+            (waiting,) = await verbs.show(w.database, name)
+            assert (waiting.due, waiting.not_before, waiting.attempts) == (RELEASE, RELEASE, 0)
+            w.clock.pass_by(20 * 86_400)
+            await w.work()
+            assert w.relay.delivered == ["b@far.example", "a@far.example"]
+            assert await w.counts() == (0, 0, 0)
+
+    run(play())
+
+
+@pytest.mark.parametrize("verb", [verbs.retry, verbs.release])
+def test_the_operator_releases_it_at_once(tmp_path: Path, verb: Callable[..., Awaitable[int]]) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, relay=Scripted({"a@far.example": LATER})) as w:
+            name = await w.submit("a@far.example", wishes=HELD_BACK)
+            assert await verb(w.database, name, w.clock.now()) == 1
+            await w.work()
+            assert w.relay.tried == ["a@far.example"]
+            (waiting,) = await verbs.show(w.database, name)
+            assert waiting.due < later(T0, HOUR)
+            assert await verbs.retry_all(w.database, w.clock.now()) == 1
+
+    run(play())
+
+
+def test_what_is_held_goes_back_to_its_time_when_a_whole_destination_is_released(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path) as w:
+            choice = Choice("far.example")
+            await w.submit("a@far.example", wishes=HELD_BACK)
+            await w.submit("b@far.example", wishes=HELD_BACK)
+            assert await verbs.hold_chosen(w.database, choice) == 2
+            assert await verbs.release_chosen(w.database, choice, w.clock.now()) == 2
+            assert await verbs.release_chosen(w.database, choice, w.clock.now()) == 0
+            assert {row[3] for row in await w.rows()} == {RELEASE}
+
+    run(play())
+
+
+def test_its_lifetime_begins_with_its_release(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, relay=Scripted({"a@far.example": LATER})) as w:
+            await w.submit("a@far.example", wishes=HELD_BACK)
+            w.clock.pass_by(20 * 86_400)
+            await w.work()
+            assert [row[3] for row in await w.rows()] == [later(RELEASE, seconds(400))]
+            for _ in range(8):
+                w.clock.pass_by(86_000)
+                await w.work()
+            assert w.boxes.filed  # told, and given up
+            assert (await w.counts())[0] == 0
+
+    run(play())
+
+
+@each_engine
+def test_mail_for_a_mailbox_here_is_filed_at_its_time_in_one_unit(open_db: OpenDatabase, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path) as w:
+            success = Recipient(address("bob@here.example"), frozenset((Notify.SUCCESS,)))
+            await w.submit(recipients=[success], route=HOME, wishes=HELD_BACK)
+            await w.work()
+            assert w.boxes.filed == []
+            w.clock.pass_by(20 * 86_400)
+            await w.work()
+            (home, mail), (_, report) = w.boxes.filed
+            assert (home.account, home.mailbox_name, str(home.recipient)) == (7, "INBOX", "bob@here.example")
+            assert mail == b"Return-Path: <ann@here.example>\r\n" + CONTENT
+            assert statuses(report) == [("bob@here.example", "delivered", "2.1.5")]
+            assert w.relay.tried == []
+            assert (await w.counts())[:2] == (0, 0)
+
+    run(play())
+
+
+def test_a_mailbox_that_cannot_be_written_leaves_the_mail_waiting(tmp_path: Path) -> None:
+    class Away(Boxes):
+        async def file(self, *_: object) -> Filed:
+            raise LookupError("no such account")
+
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, boxes=Away()) as w:
+            await w.submit("bob@here.example", route=HOME)
+            await w.work()
+            assert [row[5] for row in await w.rows()] == ["451 4.2.0 the mailbox cannot be written, see the log"]
+            assert "mailbox_not_written" in w.log.words()
+            w.boxes = Boxes()
+            w.clock.pass_by(10)
+            await w.work()
+            assert len(w.boxes.filed) == 1
 
     run(play())

@@ -23,6 +23,7 @@ from gatepost.policy.action import Route, ToMailbox, ToRelay
 from gatepost.policy.policy import Policy
 from gatepost.queue import submit_steps
 from gatepost.queue.bounce import Filed, Reporter
+from gatepost.queue.home import Homes
 from gatepost.queue.letters import Letters
 from gatepost.queue.settings import QueueSettings
 from gatepost.queue.settle import Settler
@@ -170,7 +171,8 @@ class World:
         return number
 
     def settler(self) -> Settler:
-        return Settler(self.settings, self.blobs, self.reporter(), self.log)
+        homes = Homes(self.blobs, self.boxes, self.minter)
+        return Settler(self.settings, self.blobs, self.reporter(), self.log, homes=homes)
 
     def letters(self) -> Letters:
         return Letters(self.database, self.reporter(), self.clock, self.log)

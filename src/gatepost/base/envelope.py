@@ -99,6 +99,8 @@ class Wishes:
     priority: int = 0
     """-9 to 9, what is higher goes first (RFC 6710)."""
     by: DeliverBy | None = None
+    not_before: Instant = Instant(0)
+    """When it is released (RFC 4865); 0: at once."""
 
 
 NO_WISHES: Final = Wishes()

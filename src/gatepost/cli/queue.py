@@ -175,7 +175,7 @@ def queue_release(
     destination: DestinationOption = "",
     sender: SenderOption = None,
 ) -> None:
-    """Let held mail go: one, or all of a destination or a sender."""
+    """Let mail go that is held, or waits for the time its sender gave; or all held of a destination or a sender."""
     key, choice = _one_of(mail, destination, sender)
 
     async def work(databases: Databases, settings: Config) -> int:
@@ -351,8 +351,12 @@ def _destination(each: Destination) -> tuple[object, ...]:
     )
 
 
+def _waits(each: Waiting) -> str:
+    return "for its time" if each.not_before and each.due == each.not_before else "waiting"
+
+
 def _row(each: Waiting) -> tuple[object, ...]:
-    waits = "paused" if each.paused else "under way" if each.under_way else "waiting"
+    waits = "paused" if each.paused else "under way" if each.under_way else _waits(each)
     state = "held" if each.held else waits
     due = "" if each.held or each.paused else moment(each.due)
     sender = each.sender or "<>"

@@ -28,8 +28,8 @@ from gatepost.intake import content
 from gatepost.intake.introduced import introduction_of
 from gatepost.intake.ports import Services
 from gatepost.intake.transaction import Accepted, Transaction
-from gatepost.policy.action import Delivery, ToMailbox, ToRelay
-from gatepost.queue import submit
+from gatepost.policy.action import Delivery, RouteKind, ToMailbox, ToRelay
+from gatepost.queue import home, submit
 from gatepost.queue.bounce import Filed
 from gatepost.store import flags, sql
 from gatepost.store.describe import describe
@@ -200,8 +200,9 @@ async def _store_alone(services: Services, ready: _Ready, accepted: Accepted) ->
 
 async def _store(services: Services, ready: _Ready, envelope: Envelope, accepted: Sequence[Accepted]) -> None:
     """Commit the unit of one mail; raises NotCommitted."""
-    local, relays, origins = _split(accepted)
     junk = ready.verdict.action in (Action.JUNK, Action.REFUSE)
+    waits = envelope.wishes.not_before > ready.now
+    local, relays, origins = _split([_waiting(each, junk=junk) for each in accepted] if waits else accepted)
     steps: list[Step] = []
     notices: list[Notice] = []
     if local:
@@ -235,7 +236,8 @@ async def _queue(
     stored = await services.bodies.put(envelope.id, sent, len(relays))
     queue = services.queue
     where = [relay.route.destination(relay.recipient) for relay in relays]
-    offer = queue.offer(where, len(sent)) if queue is not None else None
+    waits = envelope.wishes.not_before > ready.now
+    offer = queue.offer(where, len(sent)) if queue is not None and not waits else None
     returnable = _known_sender(ready)
     rows = submit.submit_steps(
         envelope,
@@ -286,13 +288,27 @@ def _split(accepted: Sequence[Accepted]) -> tuple[list[ToMailbox], list[ToRelay]
                 case ToMailbox(account=account, mailbox_name=name):
                     local.setdefault((account, name), delivery)
                 case ToRelay(recipient=recipient, route=route):
-                    relays.setdefault((recipient.key, route), (delivery, each.recipient))
+                    who = "" if route.kind is RouteKind.MAILBOX else recipient.key
+                    relays.setdefault((who, route), (delivery, each.recipient))
     return list(local.values()), [relay for relay, _ in relays.values()], [origin for _, origin in relays.values()]
+
+
+def _waiting(accepted: Accepted, *, junk: bool) -> Accepted:
+    """Return a recipient whose mail has to wait: also what is for mailboxes here goes through the queue."""
+    deliveries = (
+        home.waiting(each, _name(each, junk=junk)) if isinstance(each, ToMailbox) else each
+        for each in accepted.deliveries
+    )
+    return replace(accepted, deliveries=tuple(deliveries))
+
+
+def _name(delivery: ToMailbox, *, junk: bool) -> str:
+    return JUNK_MAILBOX if junk and delivery.mailbox_name == INBOX else delivery.mailbox_name
 
 
 async def _mailbox(services: Services, delivery: ToMailbox, *, junk: bool) -> MailboxId:
     """Return where a delivery goes: what the policy named where there is one, else the INBOX."""
-    name = JUNK_MAILBOX if junk and delivery.mailbox_name == INBOX else delivery.mailbox_name
+    name = _name(delivery, junk=junk)
     if name != INBOX:
         try:
             return (await services.mailboxes.find(delivery.account, name)).id
@@ -377,6 +393,8 @@ def begin_story(client: Client, envelope: Envelope) -> Story:
             fields["certificate"] = client.tls.client_name
     if envelope.wishes.privacy is not Privacy.USUAL:
         fields["privacy"] = envelope.wishes.privacy.value
+    if envelope.wishes.not_before:
+        fields["not_before"] = format_date(envelope.wishes.not_before)
     if envelope.wishes.by is not None:
         fields["deliver_by"] = format_date(envelope.wishes.by.at)
     if envelope.wishes.priority:

@@ -10,7 +10,8 @@ from typing import Final
 
 from gatepost.accounts.model import AccountId, Mailbox, Overloaded
 from gatepost.base.address import fold
-from gatepost.base.envelope import Client
+from gatepost.base.clock import Instant
+from gatepost.base.envelope import Client, Wishes
 from gatepost.base.ids import id_text
 from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.codec.smtp.etrn import Etrn
@@ -31,6 +32,7 @@ from gatepost.codec.smtp.server import (
     Terms,
     TransactionReset,
 )
+from gatepost.codec.smtp.wishes import Asked
 from gatepost.codec.smtp.xforward import Forwarded, Introduction, learn
 from gatepost.db.unit import NotCommitted
 from gatepost.gate.friendly import Say
@@ -323,8 +325,13 @@ class Session:
             raise Refusal(receive.NOT_SENDER, detail=f"{self._client.user} as {mail.sender}")
         self._transaction = Transaction(services.minter.mint(now), now, mail)
         if mail.asked is not None:
-            self._transaction.wishes = granted(mail.asked, now, max_priority=services.settings.max_priority)
+            self._transaction.wishes = self._granted(mail.asked, now)
         self._dialogue.accept()
+
+    def _granted(self, asked: Asked, now: Instant) -> Wishes:
+        """Return what a mail gets of what its MAIL asked for; raises Refusal."""
+        settings = self._services.settings
+        return granted(asked, now, max_priority=settings.max_priority, longest=settings.future_release)
 
     async def _recipient(self, rcpt: Rcpt) -> None:
         transaction, services = self._transaction, self._services

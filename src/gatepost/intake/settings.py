@@ -33,6 +33,10 @@ class IntakeSettings:
     """How urgent a user or a program of this machine may say a mail is (MT-PRIORITY, RFC 6710), 0 to 9: what asks
     for more is taken with this priority, and its client is told. 0: nobody's mail goes before that of others."""
 
+    future_release: Seconds = Seconds(30 * 86_400)
+    """How long at most a user or a program of this machine may have a mail held back (FUTURERELEASE, RFC 4865); 0
+    does not offer it."""
+
     null_sender_recipients: int = 1
     """Recipients of one mail without a sender: reports have one. Further ones are told to come in another mail."""
 

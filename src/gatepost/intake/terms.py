@@ -1,9 +1,11 @@
 """What a listener offers, out of the settings and of how busy we are."""
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Final
 
+from gatepost.base.clock import MICROSECONDS, Instant, later, seconds
 from gatepost.codec.smtp.data import BareLines
 from gatepost.codec.smtp.etrn import Offer
 from gatepost.codec.smtp.server import Terms
@@ -55,8 +57,17 @@ def terms_of(
         etrn=_may_turn(settings.etrn, peer) if settings.etrn and not lmtp else Offer.NONE,
         priority=trusted,
         deliver_by=trusted,
+        future_release=_future(settings, services.clock.now()) if trusted else "",
         introductions=_allowed(settings, peer) if settings.xforward or settings.xclient else frozenset(),
     )
+
+
+def _future(settings: IntakeSettings, now: Instant) -> str:
+    """Return for how long, and until when, mail may be held back; to the minute, so that answers are alike."""
+    if not settings.future_release:
+        return ""
+    until = datetime.fromtimestamp(later(now, seconds(settings.future_release)) // MICROSECONDS, UTC)
+    return f"{int(settings.future_release)} {until:%Y-%m-%dT%H:%M:00Z}"
 
 
 def _may_turn(networks: tuple[str, ...], peer: str) -> Offer:

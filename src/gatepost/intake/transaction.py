@@ -6,7 +6,7 @@ from gatepost.base.address import Address, ReversePath, fold
 from gatepost.base.clock import Instant, seconds
 from gatepost.base.envelope import NO_WISHES, DeliverBy, Envelope, Privacy, Recipient, Wishes
 from gatepost.base.ids import MailId
-from gatepost.base.reply import Refusal, Reply
+from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.blobs.spool import Spool
 from gatepost.codec.smtp.grammar import Mail, Rcpt
 from gatepost.codec.smtp.wishes import Asked
@@ -82,13 +82,24 @@ class Transaction:
             self.spool = None
 
 
-def granted(asked: Asked, now: Instant, *, max_priority: int) -> Wishes:
-    """Return what a mail gets of what its MAIL asked for at `now`."""
-    by = asked.by
+def granted(asked: Asked, now: Instant, *, max_priority: int, longest: float) -> Wishes:
+    """Return what a mail gets of what its MAIL asked for at `now`; raises Refusal.
+
+    `longest`: seconds that it may be held back.
+    """
+    by, release = asked.by, Instant(0)
+    if asked.holds:
+        release = asked.hold_until or Instant(now + seconds(asked.hold_for))
+        if not now < release <= now + seconds(longest):
+            text = f"Mail is held back for {int(longest)} s at most, and not until what is past"
+            raise Refusal(Reply(Code.ARGUMENTS, "5.5.4", text))
+        if by is not None and now + seconds(by.seconds) <= release:
+            raise Refusal(Reply(Code.ARGUMENTS, "5.5.4", "It would be released after the time of BY"))
     return Wishes(
         Privacy.REQUIRED if asked.requiretls else Privacy.USUAL,
         0 if asked.priority is None else min(asked.priority, max_priority),
         None if by is None else DeliverBy(Instant(now + seconds(by.seconds)), by.returns, by.trace),
+        release,
     )
 
 

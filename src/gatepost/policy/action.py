@@ -16,6 +16,8 @@ class RouteKind(Enum):
     """No hop: a program of this machine reads the mail."""
     MBOX = "mbox"
     MAILDIR = "maildir"
+    MAILBOX = "mailbox"
+    """A mailbox here, for mail that has to wait: `host` is its name, `auth` the number of its account."""
 
 
 class RelayTls(Enum):
@@ -63,8 +65,8 @@ class Route:
 
     @property
     def on_disk(self) -> bool:
-        """Tell whether it ends in a program or a file of this machine."""
-        return self.kind in (RouteKind.PROGRAM, RouteKind.MBOX, RouteKind.MAILDIR)
+        """Tell whether it ends in a program, a file or a mailbox of this machine."""
+        return self.kind in (RouteKind.PROGRAM, RouteKind.MBOX, RouteKind.MAILDIR, RouteKind.MAILBOX)
 
     @property
     def quick(self) -> bool:

@@ -294,4 +294,4 @@ def _story(mail: QueuedMail, number: MailId, action: Action, sender: Address, no
 
 def gives_up_at(mail: QueuedMail, lifetime: int) -> Instant:
     """Return when a mail's lifetime ends."""
-    return later(mail.created, lifetime)
+    return later(mail.begins, lifetime)

@@ -47,6 +47,11 @@ class QueuedMail:
     """Who gave it to us; kept where a route has `xforward`."""
     wishes: Wishes = NO_WISHES
 
+    @property
+    def begins(self) -> Instant:
+        """Return from when its lifetime counts: its release, where its sender had it held back."""
+        return max(self.created, self.wishes.not_before)
+
 
 @dataclass(frozen=True, slots=True)
 class QueuedRecipient:
@@ -67,6 +72,7 @@ class _Wishes(msgspec.Struct, array_like=True):
     privacy: str
     priority: int = 0
     by: tuple[int, bool, bool] | None = None
+    not_before: int = 0
 
 
 class _Mail(msgspec.Struct, array_like=True):
@@ -132,12 +138,12 @@ def _packed_wishes(wishes: Wishes) -> _Wishes | None:
     if wishes is NO_WISHES:
         return None
     by = None if wishes.by is None else (wishes.by.at, wishes.by.returns, wishes.by.trace)
-    return _Wishes(wishes.privacy.value, wishes.priority, by)
+    return _Wishes(wishes.privacy.value, wishes.priority, by, wishes.not_before)
 
 
 def _wishes(packed: _Wishes) -> Wishes:
     by = None if packed.by is None else DeliverBy(Instant(packed.by[0]), *packed.by[1:])
-    return Wishes(Privacy(packed.privacy), packed.priority, by)
+    return Wishes(Privacy(packed.privacy), packed.priority, by, Instant(packed.not_before))
 
 
 def pack_recipient(recipient: Recipient, route: Route) -> bytes:

@@ -21,7 +21,9 @@ from gatepost.codec.mail.dsn import Kind as Action
 from gatepost.codec.mail.dsn import Reported
 from gatepost.db.unit import Notice, Step, Unit
 from gatepost.diary import add
+from gatepost.policy.action import RouteKind
 from gatepost.queue.bounce import Bodies, Filed, Reporter, gives_up_at
+from gatepost.queue.home import AT_HOME, NOT_NOW, Homes
 from gatepost.queue.model import Kind, QueuedMail, QueuedRecipient
 from gatepost.queue.schedule import (
     QUICK_BASE,
@@ -67,8 +69,13 @@ class Settler:
         log: Log,
         *,
         unproven: Unproven = Unproven.DISCARD,
+        homes: Homes | None = None,
     ) -> None:
-        """Make it; `unproven`: what becomes of a mail that fails, and whose sender may be forged."""
+        """Make it; `unproven`: what becomes of a mail that fails, and whose sender may be forged.
+
+        Without `homes` there is no mail for mailboxes here among what waits.
+        """
+        self._homes = homes
         self._unproven = unproven
         self._settings = settings
         self._bodies = bodies
@@ -79,6 +86,7 @@ class Settler:
         self, mail: QueuedMail, pairs: Sequence[Pair], owner: int, now: Instant, *, steady: bool = True
     ) -> Unit:
         """Return the unit that records `pairs`. `steady`: ages can be trusted, the clock has not jumped."""
+        pairs, home = await self._put_home(mail, pairs, now)
         found = self._sort(mail, pairs, now, steady=steady)
         try:
             filed = await self._reports(mail, found, now)
@@ -88,12 +96,36 @@ class Settler:
             found = _Sorted(found.delivered, (), (*found.late, *found.failed), (), found.held)
             filed = Filed(())
         steps = [*self._row_steps(mail, found, owner, now), *_diary_steps(mail, found, now), *filed.steps]
-        return Unit(tuple(steps), filed.notices)
+        return Unit((*steps, *home.steps), (*filed.notices, *home.notices))
 
     def lifetime(self, mail: QueuedMail) -> int:
         """Return how long a mail is tried, in microseconds."""
         settings = self._settings
         return seconds(settings.bounce_lifetime if mail.kind is Kind.BOUNCE else settings.lifetime)
+
+    async def _put_home(
+        self, mail: QueuedMail, pairs: Sequence[Pair], now: Instant
+    ) -> tuple[Sequence[Pair], Filed]:
+        """Return what puts mail into mailboxes here, and the results: what cannot be put there now waits."""
+        if all(recipient.route.kind is not RouteKind.MAILBOX for recipient, _ in pairs):
+            return pairs, Filed(())
+        settled: list[Pair] = []
+        steps: list[Step] = []
+        notices: list[Notice] = []
+        for recipient, result in pairs:
+            if result is not AT_HOME or self._homes is None:
+                settled.append((recipient, result))
+                continue
+            try:
+                filed = await self._homes.file(mail, recipient, now)
+            except Exception:
+                self._log.exception("mailbox_not_written", message=id_text(mail.id), account=recipient.route.auth)
+                settled.append((recipient, NOT_NOW))
+            else:
+                settled.append((recipient, result))
+                steps += filed.steps
+                notices += filed.notices
+        return settled, Filed(tuple(steps), tuple(notices))
 
     def _sort(self, mail: QueuedMail, pairs: Sequence[Pair], now: Instant, *, steady: bool) -> _Sorted:
         delivered, failed, late, warned = [], [], [], []
@@ -103,7 +135,7 @@ class Settler:
                 delivered.append((recipient, result))
             elif result.fate is Fate.FAILED:
                 failed.append((recipient, result))
-            elif expired(mail.created, now, recipient.attempts + 1, lifetime=lifetime, steady=steady) or (
+            elif expired(mail.begins, now, recipient.attempts + 1, lifetime=lifetime, steady=steady) or (
                 steady and overdue(mail.wishes.by, now)
             ):
                 failed.append((recipient, _given_up(result)))
@@ -121,7 +153,7 @@ class Settler:
         by, after = mail.wishes.by, seconds(self._settings.warn_after)
         if by is not None and not by.returns:
             return late(by, now, warned=recipient.warned, steady=steady)
-        return warn_due(mail.created, now, after=after, warned=recipient.warned, steady=steady)
+        return warn_due(mail.begins, now, after=after, warned=recipient.warned, steady=steady)
 
     def _quarantines(self, mail: QueuedMail) -> bool:
         """Tell whether what fails is kept, because nobody may be told and it is no report of ours."""
@@ -160,7 +192,7 @@ class Settler:
     def _next(self, mail: QueuedMail, recipient: QueuedRecipient, now: Instant) -> Instant:
         quick = mail.kind is Kind.BOUNCE or recipient.route.quick
         base = QUICK_BASE if quick else RELAY_BASE
-        planned = next_attempt(mail.created, now, base=base, lifetime=self.lifetime(mail))
+        planned = next_attempt(mail.begins, now, base=base, lifetime=self.lifetime(mail))
         return not_after(planned, mail.wishes.by, now)
 
     async def _reports(self, mail: QueuedMail, found: _Sorted, now: Instant) -> Filed:

@@ -24,8 +24,9 @@ ADD_MAIL: Final = Statement(
 ADD_RCPT: Final = Statement(
     "queue.add_rcpt",
     "INSERT INTO queue_rcpt (mail, position, state, owner, due, attempts, suspect, warned, last_try, lane,"
-    " recipient, last_error, packed, urgency)"
-    " VALUES (:mail, :position, 0, :owner, :due, 0, 0, 0, 0, :lane, :recipient, '', :packed, :urgency)",
+    " recipient, last_error, packed, urgency, not_before)"
+    " VALUES (:mail, :position, 0, :owner, :due, 0, 0, 0, 0, :lane, :recipient, '', :packed, :urgency,"
+    " :not_before)",
 )
 
 # Looking for work. Index queue_rcpt_due answers the first alone; the second reads all that is due, off the loop.
@@ -102,7 +103,8 @@ DROP_MAIL: Final = Statement(
 TAKE_OVER: Final = Statement("queue.take_over", "UPDATE queue_rcpt SET due = :now WHERE owner <> 0 AND due > :now")
 REPAIR: Final = Statement(
     "queue.repair",
-    "UPDATE queue_rcpt SET due = :now WHERE state = 0 AND due > :horizon"
+    "UPDATE queue_rcpt SET due = CASE WHEN not_before > :now THEN not_before ELSE :now END"
+    " WHERE state = 0 AND due > :horizon AND due > not_before"
     " AND (due <> :parked OR lane NOT IN (SELECT lane FROM queue_pause)) RETURNING mail",
     returns=True,
 )
@@ -111,7 +113,8 @@ REPAIR: Final = Statement(
 # along the primary key, LIST_LANE along queue_rcpt_lane. Only LIST_SENDER reads all mails.
 _LISTED: Final = (
     "SELECT r.mail, r.position, r.state, r.owner, r.due, r.attempts, r.last_try, r.lane, r.recipient, r.last_error,"
-    " m.sender, m.created, m.kind, m.body, r.urgency FROM queue_rcpt r JOIN queue_mail m ON m.id = r.mail"
+    " m.sender, m.created, m.kind, m.body, r.urgency, r.not_before"
+    " FROM queue_rcpt r JOIN queue_mail m ON m.id = r.mail"
 )
 LIST: Final = Statement(
     "queue.list",
@@ -136,17 +139,19 @@ COUNT: Final = Statement(
 )
 RETRY: Final = Statement(
     "queue.retry",
-    "UPDATE queue_rcpt SET due = :now WHERE mail = :mail AND owner = 0 AND state = 0 RETURNING position",
+    "UPDATE queue_rcpt SET due = :now, not_before = 0 WHERE mail = :mail AND owner = 0 AND state = 0"
+    " RETURNING position",
     returns=True,
 )
 RETRY_LANE: Final = Statement(
     "queue.retry_lane",
-    "UPDATE queue_rcpt SET due = :now WHERE lane = :lane AND owner = 0 AND state = 0 RETURNING position",
+    "UPDATE queue_rcpt SET due = :now WHERE lane = :lane AND owner = 0 AND state = 0 AND not_before <= :now"
+    " RETURNING position",
     returns=True,
 )
 RETRY_ALL: Final = Statement(
     "queue.retry_all",
-    "UPDATE queue_rcpt SET due = :now WHERE owner = 0 AND state = 0 RETURNING position",
+    "UPDATE queue_rcpt SET due = :now WHERE owner = 0 AND state = 0 AND not_before <= :now RETURNING position",
     returns=True,
 )
 HOLD: Final = Statement(
@@ -156,7 +161,8 @@ HOLD: Final = Statement(
 )
 RELEASE: Final = Statement(
     "queue.release",
-    "UPDATE queue_rcpt SET state = 0, due = :now WHERE mail = :mail AND state = 1 RETURNING position",
+    "UPDATE queue_rcpt SET state = 0, due = :now, not_before = 0 WHERE mail = :mail AND owner = 0"
+    " AND (state = 1 OR not_before > :now) RETURNING position",
     returns=True,
 )
 HOLD_ONE: Final = Statement(
@@ -167,7 +173,8 @@ HOLD_ONE: Final = Statement(
 )
 RELEASE_ONE: Final = Statement(
     "queue.release_one",
-    "UPDATE queue_rcpt SET state = 0, due = :now WHERE mail = :mail AND position = :position AND state = 1"
+    "UPDATE queue_rcpt SET state = 0, due = CASE WHEN not_before > :now THEN not_before ELSE :now END"
+    " WHERE mail = :mail AND position = :position AND state = 1"
     " RETURNING position",
     returns=True,
 )
@@ -189,7 +196,8 @@ PACKED: Final = Statement(
 )
 REDIRECT: Final = Statement(
     "queue.redirect",
-    "UPDATE queue_rcpt SET lane = :lane, recipient = :recipient, packed = :packed, state = 0, due = :now,"
+    "UPDATE queue_rcpt SET lane = :lane, recipient = :recipient, packed = :packed, state = 0,"
+    " due = CASE WHEN not_before > :now THEN not_before ELSE :now END,"
     " attempts = 0, warned = 0, last_error = '' WHERE mail = :mail AND position = :position"
     " AND owner = 0 AND recipient = :old",
     needs_row=True,

@@ -79,11 +79,12 @@ def _recipient_step(
             "mail": envelope.id,
             "position": position,
             "owner": 0 if offer is None else offer.owner,
-            "due": now if offer is None else offer.until,
+            "due": max(now, envelope.wishes.not_before) if offer is None else offer.until,
             "lane": relay.route.destination(relay.recipient),
             "recipient": str(relay.recipient),
             "packed": pack_recipient(recipient, relay.route),
             "urgency": -envelope.wishes.priority,
+            "not_before": envelope.wishes.not_before,
         },
     )
 

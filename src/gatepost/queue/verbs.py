@@ -76,6 +76,8 @@ class Waiting:
     body: int
     priority: int = 0
     """-9 to 9 (RFC 6710)."""
+    not_before: Instant = Instant(0)
+    """Its sender had it held back until then; 0: it did not, or the operator released it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +156,12 @@ async def count_chosen(database: Database, choice: Choice) -> Counts:
 
 
 async def retry(database: Database, mail: MailId, now: Instant) -> int:
-    """Try a mail now; return how many recipients. What is under way or held stays so."""
+    """Try a mail now, even before its time; return how many recipients. What is under way or held stays so."""
     return await _change(database, RETRY, {"mail": mail, "now": now}, _RETRY_NOW)
 
 
 async def retry_destination(database: Database, destination: str, now: Instant) -> int:
-    """Try everything for one destination now, e.g. a primary that is back."""
+    """Try everything for one destination now, e.g. a primary that is back; but what waits for its own time."""
     retried = Step(RETRY_LANE, {"lane": destination, "now": now})
     awake = Step(WAKE, {"lane": destination})
     (rows,) = await database.commit(Unit((retried, awake), (NOTICE, _RETRY_NOW)))
@@ -167,7 +169,7 @@ async def retry_destination(database: Database, destination: str, now: Instant) 
 
 
 async def retry_all(database: Database, now: Instant) -> int:
-    """Try everything now."""
+    """Try everything now but what waits for its own time."""
     units = Unit((Step(RETRY_ALL, {"now": now}), Step(WAKE_ALL, {})), (NOTICE, _RETRY_NOW))
     (rows,) = await database.commit(units)
     return len(rows)
@@ -185,7 +187,7 @@ async def hold(database: Database, mail: MailId) -> int:
 
 
 async def release(database: Database, mail: MailId, now: Instant) -> int:
-    """Let a held mail go on."""
+    """Let a mail go on that was held, or that waits for the time its sender gave."""
     return await _change(database, RELEASE, {"mail": mail, "now": now})
 
 
@@ -316,7 +318,7 @@ def _counts(row: Row) -> Counts:
 
 def _waiting(row: Row) -> Waiting:
     mail, position, state, owner, due, attempts, last_try, lane, recipient, error, sender, *rest = row
-    created, kind, body, urgency = rest
+    created, kind, body, urgency, not_before = rest
     return Waiting(
         mail=MailId(_int(mail)),
         position=_int(position),
@@ -334,6 +336,7 @@ def _waiting(row: Row) -> Waiting:
         last_error=str(error),
         body=_int(body),
         priority=-_int(urgency),
+        not_before=Instant(_int(not_before)),
     )
 
 

@@ -18,9 +18,10 @@ from gatepost.base.ports import Log
 from gatepost.base.reply import Code, Reply
 from gatepost.blobs.bodies import Damaged, Missing
 from gatepost.db.unit import Database, NotCommitted, Params, Row, Rows, Step, Unit, Unmet
-from gatepost.policy.action import Route
+from gatepost.policy.action import Route, RouteKind
 from gatepost.queue.bounce import Bodies
 from gatepost.queue.handover import RECIPIENTS_MAX, SIZE_MAX, AtHand, Offer
+from gatepost.queue.home import AT_HOME, NOT_NOW
 from gatepost.queue.lanes import Lane, Lanes
 from gatepost.queue.model import QueuedMail, QueuedRecipient, unpack_mail, unpack_recipient
 from gatepost.queue.schedule import Steadiness, horizon, overdue
@@ -383,6 +384,8 @@ class Worker:
         """Deliver when it is our turn; None when we stop, or are paused, before."""
         if lane is self._lanes.of(RETURNED):
             return tuple(BY_ORDER for _ in recipients)
+        if route.kind is RouteKind.MAILBOX:
+            return tuple(AT_HOME for _ in recipients)
         destination = route.destination(recipients[0].recipient.address)
         if overdue(mail.wishes.by, self._clock.now()) and self._steady():
             return tuple(Result(Fate.FAILED, TOO_LATE, said=False) for _ in recipients)
@@ -463,9 +466,11 @@ class Worker:
             try:
                 await self._database.commit(await self._settler.unit(mail, pairs, self._owner, now, steady=steady))
             except Unmet:
-                pairs = await self._still_ours(mail, pairs)
-                if not pairs:
+                ours = await self._still_ours(mail, pairs)
+                if not ours:
                     return
+                # All of them are: then it was a mailbox that had just gone.
+                pairs = [_not_home(each) for each in ours] if len(ours) == len(pairs) else ours
             except NotCommitted as error:
                 self._log.error("result_not_recorded", message=id_text(mail.id), problem=str(error))
                 await asyncio.sleep(RETRY_COMMIT[min(attempt, len(RETRY_COMMIT) - 1)])
@@ -563,6 +568,10 @@ def _recipient(row: Row) -> QueuedRecipient:
     recipient, route = unpack_recipient(packed)
     told = attempts, bool(suspect), bool(warned), urgency
     return QueuedRecipient(MailId(mail), position, recipient, route, *told)
+
+
+def _not_home(pair: Pair) -> Pair:
+    return (pair[0], NOT_NOW) if pair[1] is AT_HOME else pair
 
 
 def _turn(recipient: QueuedRecipient) -> tuple[int, int, int]:

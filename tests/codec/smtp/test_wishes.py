@@ -1,7 +1,8 @@
-"""What MAIL asks about the way of a mail: REQUIRETLS (RFC 8689), MT-PRIORITY (RFC 6710), BY (RFC 2852)."""
+"""What MAIL asks about the way of a mail: RFC 8689, RFC 6710, RFC 2852, RFC 4865."""
 
 import pytest
 
+from gatepost.base.clock import Instant
 from gatepost.base.reply import Refusal
 from gatepost.codec.smtp.grammar import Mail, parse_command
 from gatepost.codec.smtp.server import Dialogue, Terms
@@ -86,3 +87,45 @@ def test_other_times_are_malformed(value: str) -> None:
 def test_a_time_is_taken_where_it_is_offered() -> None:
     assert answer("BY=1;R", Terms("mx", deliver_by=True)) == b""
     assert answer("BY=1;R", Terms("mx")) == b"555 5.5.4 Unsupported parameter BY\r\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("HOLDFOR=1", Asked(hold_for=1)),
+        ("holdfor=999999999", Asked(hold_for=999_999_999)),
+        ("HOLDUNTIL=1970-01-01T00:00:01Z", Asked(hold_until=Instant(1_000_000))),
+        ("HOLDUNTIL=2027-01-31t08:00:00.5z", Asked(hold_until=Instant(1_801_382_400_500_000))),
+        ("HOLDUNTIL=2027-01-31T09:00:00+01:00", Asked(hold_until=Instant(1_801_382_400_000_000))),
+    ],
+)
+def test_a_release_is_a_time_or_a_date(value: str, meant: Asked) -> None:
+    assert asked(value) == meant
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "HOLDFOR",
+        "HOLDFOR=0",
+        "HOLDFOR=-1",
+        "HOLDFOR=01",
+        "HOLDFOR=1000000000",
+        "HOLDFOR=1 HOLDFOR=1",
+        "HOLDUNTIL",
+        "HOLDUNTIL=2027-01-31",
+        "HOLDUNTIL=2027-01-31T08:00:00",
+        "HOLDUNTIL=2027-02-31T08:00:00Z",
+        "HOLDUNTIL=20270131T080000Z",
+        "HOLDFOR=1 HOLDUNTIL=2027-01-31T08:00:00Z",
+    ],
+)
+def test_other_releases_are_malformed(value: str) -> None:
+    assert refusal(value) == (501, "5.5.4")
+
+
+def test_a_release_is_taken_where_it_is_offered() -> None:
+    assert answer("HOLDFOR=1", Terms("mx", future_release="60 2027-01-31T08:00:00Z")) == b""
+    assert answer("HOLDFOR=1", Terms("mx")) == b"555 5.5.4 Unsupported parameter HOLDFOR\r\n"
+    no = b"555 5.5.4 Unsupported parameter HOLDUNTIL\r\n"
+    assert answer("HOLDUNTIL=2027-01-31T08:00:00Z", Terms("mx")) == no

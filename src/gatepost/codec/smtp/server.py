@@ -50,7 +50,7 @@ from gatepost.codec.smtp.grammar import (
     Turn,
     parse_command,
 )
-from gatepost.codec.smtp.wishes import BY, MT_PRIORITY, REQUIRETLS, Asked, unsupported
+from gatepost.codec.smtp.wishes import BY, HOLDFOR, HOLDUNTIL, MT_PRIORITY, REQUIRETLS, Asked, unsupported
 from gatepost.codec.smtp.xforward import OFFERS, Introduction, parse_introduction
 
 # Words of other protocols: a browser or a proxy was made to speak to us (ALPACA; PROXY from whom we did not ask).
@@ -128,6 +128,8 @@ class Terms:
     """Let the client say how urgent a mail is (RFC 6710)."""
     deliver_by: bool = False
     """Let the client say by when a mail is to be delivered (RFC 2852)."""
+    future_release: str = ""
+    """How long, and until when, a mail may be held back (RFC 4865 §4), as EHLO says it; "" where none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -667,6 +669,8 @@ class Dialogue:
             return unsupported(MT_PRIORITY)
         if asked.by is not None and not self.terms.deliver_by:
             return unsupported(BY)
+        if asked.holds and not self.terms.future_release:
+            return unsupported(HOLDFOR if asked.hold_for else HOLDUNTIL)
         return None
 
     def _rcpt(self, command: Rcpt) -> Event | None:
@@ -943,6 +947,7 @@ def _extensions(terms: Terms, tls: bool, auth: bool) -> bytes:
         *(("REQUIRETLS",) if tls and terms.requiretls else ()),
         *(("MT-PRIORITY MIXER",) if terms.priority else ()),  # RFC 6710 appendix B
         *(("DELIVERBY",) if terms.deliver_by else ()),
+        *((f"FUTURERELEASE {terms.future_release}",) if terms.future_release else ()),
         "DSN",
     ]
     if terms.starttls and not tls:

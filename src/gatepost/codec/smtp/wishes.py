@@ -3,6 +3,7 @@
     REQUIRETLS        RFC 8689 §2
     MT-PRIORITY=-9..9 RFC 6710 §3
     BY=n;R|N[T]       RFC 2852 §3
+    HOLDFOR=n, HOLDUNTIL=date-time    RFC 4865 §4
 
 Each is offered on its own, so `Asked` tells which were given; server.py holds them against what it offered.
 """
@@ -10,17 +11,27 @@ Each is offered on its own, so `Asked` tells which were given; server.py holds t
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from gatepost.base.clock import Instant
 from gatepost.base.reply import Code, Refusal, Reply
 
 REQUIRETLS: Final = b"REQUIRETLS"
 MT_PRIORITY: Final = b"MT-PRIORITY"
 BY: Final = b"BY"
-PARAMETERS: Final = frozenset((REQUIRETLS, MT_PRIORITY, BY))
+HOLDFOR: Final = b"HOLDFOR"
+HOLDUNTIL: Final = b"HOLDUNTIL"
+PARAMETERS: Final = frozenset((REQUIRETLS, MT_PRIORITY, BY, HOLDFOR, HOLDUNTIL))
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PRIORITY: Final = re.compile(rb"-?[1-9]|0")
 _BY: Final = re.compile(rb"([+-]?[0-9]{1,9});([NR])(T?)", re.IGNORECASE)
+_HOLDFOR: Final = re.compile(rb"[1-9][0-9]{0,8}")
+_DATE_TIME: Final = re.compile(  # RFC 3339 §5.6; the RFC's own production dangles (erratum 2040)
+    rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +50,23 @@ class Asked:
     requiretls: bool = False
     priority: int | None = None
     by: By | None = None
+    hold_for: int = 0
+    """Seconds."""
+    hold_until: Instant | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether it is to be released later."""
+        return self.hold_for > 0 or self.hold_until is not None
 
 
 def parse_asked(given: Mapping[bytes, bytes]) -> Asked | None:
     """Read them from MAIL's parameters by name, in capitals; None where there are none. Raises Refusal (501)."""
     if PARAMETERS.isdisjoint(given):
         return None
-    return Asked(requiretls=_flag(given, REQUIRETLS), priority=_priority(given), by=_by(given))
+    if HOLDFOR in given and HOLDUNTIL in given:  # RFC 4865 §4: one of them
+        raise _bad("HOLDFOR and HOLDUNTIL exclude each other")
+    return Asked(_flag(given, REQUIRETLS), _priority(given), _by(given), _hold_for(given), _hold_until(given))
 
 
 def unsupported(name: bytes) -> Reply:
@@ -79,6 +100,28 @@ def _by(given: Mapping[bytes, bytes]) -> By | None:
     if by.returns and by.seconds <= 0:
         raise _bad("BY with R needs a time that is still to come")
     return by
+
+
+def _hold_for(given: Mapping[bytes, bytes]) -> int:
+    value = given.get(HOLDFOR)
+    if value is None:
+        return 0
+    if _HOLDFOR.fullmatch(value) is None:
+        raise _bad("HOLDFOR is a number of seconds")
+    return int(value)
+
+
+def _hold_until(given: Mapping[bytes, bytes]) -> Instant | None:
+    value = given.get(HOLDUNTIL)
+    if value is None:
+        return None
+    try:
+        if _DATE_TIME.fullmatch(value) is None:
+            raise ValueError(value)
+        at = datetime.fromisoformat(value.decode("ascii").upper())
+        return Instant((at - _EPOCH) // timedelta(microseconds=1))
+    except (ValueError, OverflowError):
+        raise _bad("HOLDUNTIL is a date-time as 2027-01-31T08:00:00Z") from None
 
 
 def _bad(text: str) -> Refusal:
