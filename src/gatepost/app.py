@@ -25,6 +25,7 @@ from gatepost.aio.drive import Wire
 from gatepost.aio.listen import BATCH, Limits, Listener
 from gatepost.aio.resolve import Resolver, system_servers
 from gatepost.aio.tls import Clients, Pair, TlsHolder, TlsUnusable, client_context, self_signed, write_pair
+from gatepost.allowance.allowance import Allowance
 from gatepost.backupmx.callahead import CallAhead
 from gatepost.backupmx.join import PATH as JOIN_PATH
 from gatepost.backupmx.join import Doorman
@@ -126,7 +127,7 @@ _TOTAL: Final = {
 LOCAL: Final = Limits(200, 0, 0)
 LOCAL_LOOK_S: Final = 30.0
 
-RENEWED: Final = frozenset(("tls", "gate", "intake", "judge", "policy", "view", "diary", "web"))
+RENEWED: Final = frozenset(("tls", "gate", "intake", "judge", "allowance", "policy", "view", "diary", "web"))
 """Sections of the configuration that SIGHUP applies whole; of `server` it applies the log level."""
 
 Sockets = Mapping[str, Sequence[socket.socket]]
@@ -153,6 +154,7 @@ class Worker:
         self._queue: QueueWorker
         self._reporter: Reporter
         self._letters: Letters
+        self._allowance: Allowance
         self._intake: intake.Services
         self._view: ViewServices
         self._web: web.Services
@@ -267,6 +269,7 @@ class Worker:
         self._doorkeeper.renew(config.gate.bans)
         self._policy.renew(config.policy, ruleset)
         self._relay.renew(logins)
+        self._allowance.renew(config.allowance)
         self._judge.renew(config.judge, _scanner(config))
         self._refusals.renew(config.diary)
         self._intake = replace(self._intake, settings=config.intake)
@@ -314,6 +317,7 @@ class Worker:
         key_file = await asyncio.to_thread(KeyFile.open, config.data_dir / "secret.key")
         seal = Seal(StoredKeys(mail, key_file))
         self._queue = self._build_queue(seal)
+        self._allowance = Allowance(config.allowance, mail)
         names = ResolvedNames(self._resolver)
         self._judge = Judge(config.judge, config.hostname, names, _scanner(config), self._log, ours=self._is_backup)
         self._intake = intake.Services(
@@ -341,6 +345,8 @@ class Worker:
             queue=self._queue,
             verify=self._build_backup(),
             reports=self._reporter,
+            allowance=self._allowance,
+            letters=self._letters,
         )
         self._view = ViewServices(
             settings=config.view,

@@ -16,6 +16,7 @@ from typing import Final
 
 from gatepost.accounts.settings import AccountSettings
 from gatepost.aio import interface
+from gatepost.allowance.settings import AllowanceSettings
 from gatepost.backupmx.settings import BackupSettings
 from gatepost.base.settings import BadSetting, fill
 from gatepost.diary.settings import DiarySettings
@@ -206,6 +207,7 @@ class Config:
     gate: GateSettings = field(default_factory=GateSettings)
     intake: IntakeSettings = field(default_factory=IntakeSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
+    allowance: AllowanceSettings = field(default_factory=AllowanceSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)

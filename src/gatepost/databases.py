@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from gatepost.accounts.sql import SCHEMA as ACCOUNTS
+from gatepost.allowance.sql import SCHEMA as ALLOWANCE
 from gatepost.blobs.sql import SCHEMA as BLOBS
 from gatepost.db.client import KeeperClient
 from gatepost.db.keeper import socket_path
@@ -21,7 +22,7 @@ from gatepost.judge.sql import SCHEMA as JUDGE
 from gatepost.queue.sql import SCHEMA as QUEUE
 from gatepost.store.sql import SCHEMA as STORE
 
-MAIL_SCHEMAS: Final[tuple[Schema, ...]] = (ACCOUNTS, BLOBS, DIARY, INCIDENTS, JUDGE, QUEUE, STORE)
+MAIL_SCHEMAS: Final[tuple[Schema, ...]] = (ACCOUNTS, ALLOWANCE, BLOBS, DIARY, INCIDENTS, JUDGE, QUEUE, STORE)
 GATE_SCHEMAS: Final[tuple[Schema, ...]] = (GATE, REFUSED)
 
 

@@ -21,6 +21,7 @@ from gatepost.accounts.password import Hasher
 from gatepost.accounts.settings import AccountSettings
 from gatepost.aio.clock import SystemClock
 from gatepost.aio.resolve import Answer, Status
+from gatepost.allowance import sql as allowance_sql
 from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Client
@@ -52,7 +53,14 @@ from tests.support.wire import START, MemoryWire, MovedClock
 
 HOST = "mx.example"
 CHEAP = AccountSettings(password_rounds=1, password_memory=Octets(64 << 10))
-SCHEMAS = (accounts_sql.SCHEMA, blobs_sql.SCHEMA, diary_sql.SCHEMA, queue_sql.SCHEMA, store_sql.SCHEMA)
+SCHEMAS = (
+    accounts_sql.SCHEMA,
+    allowance_sql.SCHEMA,
+    blobs_sql.SCHEMA,
+    diary_sql.SCHEMA,
+    queue_sql.SCHEMA,
+    store_sql.SCHEMA,
+)
 PLAIN_BOB = "AUTH PLAIN AGJvYkBoZXJlLmV4YW1wbGUAc2VjcmV0"
 
 Serve = Callable[[Wire, Services], Coroutine[object, object, None]]

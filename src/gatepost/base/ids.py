@@ -43,6 +43,11 @@ class Minter:
         return MailId(least)
 
 
+def minted_at(number: int) -> Instant:
+    """Return when an id was made, to the millisecond."""
+    return Instant(((number >> 22) + EPOCH_MS) * 1000)
+
+
 def id_text(mail_id: int) -> str:
     """Return the 13 letters of an id."""
     first = LETTERS[mail_id >> 60 & 31] + _PAIRS[mail_id >> 50 & 1023] + _PAIRS[mail_id >> 40 & 1023]

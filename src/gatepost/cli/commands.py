@@ -11,6 +11,7 @@ from gatepost.cli import (
     gate,
     join,
     kernel,
+    limits,
     lists,
     mailq,
     people,
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+limits.register(people.users)
 app.add_typer(people.users, name="user")
 app.add_typer(people.domains, name="domain")
 app.add_typer(people.aliases, name="alias")

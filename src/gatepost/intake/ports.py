@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gatepost.accounts.model import Account, AccountId
 from gatepost.aio.resolve import Answer
+from gatepost.allowance.allowance import Ruling
 from gatepost.base.address import Address, ReversePath
 from gatepost.base.clock import Clock, Instant
 from gatepost.base.envelope import Client, Envelope, Recipient, Tls
@@ -162,6 +163,18 @@ Verify = Callable[[Client, Sequence[Delivery]], Awaitable[None]]
 """Raises Refusal where the next hop does not have a recipient (a backup MX)."""
 
 
+class Allowance(Protocol):
+    """How much an account may send."""
+
+    async def rule(self, account: AccountId, mail: MailId, recipients: int, now: Instant) -> Ruling: ...
+
+
+class Letters(Protocol):
+    """Tells people, and the postmaster, once of what they must mend."""
+
+    async def begin(self, name: str, subject: str, text: str, to: Sequence[Address] = ()) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """All that a session uses. `spool` makes an empty spool; `pause` waits; `crowded` tells of stress."""
@@ -195,3 +208,7 @@ class Services:
     """For which nodes ETRN was said of late."""
     reports: Reports | None = None
     """Without it, nobody is told of a delivery to a mailbox."""
+    allowance: Allowance | None = None
+    """How much accounts may send; without it, as much as they like."""
+    letters: Letters | None = None
+    """Tells people of what they must mend."""

@@ -12,7 +12,8 @@ from typing import Final
 
 from gatepost.accounts.model import AccountId
 from gatepost.aio.offload import offload
-from gatepost.base.address import fold_domain
+from gatepost.allowance.allowance import Ruling
+from gatepost.base.address import Address, fold_domain
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Client, Envelope, Notify, Privacy, Recipient
 from gatepost.base.ids import MailId, id_text
@@ -22,7 +23,7 @@ from gatepost.codec.mail.date import format_date
 from gatepost.codec.mail.header import Buffer, HeaderBlock
 from gatepost.codec.mail.received import received_field
 from gatepost.db.unit import NoRoom, NotCommitted, Notice, Step, Unit, Unmet
-from gatepost.diary.story import Story
+from gatepost.diary.story import Story, add
 from gatepost.gate.friendly import Say, Standing
 from gatepost.intake import content
 from gatepost.intake.introduced import introduction_of
@@ -59,6 +60,29 @@ class Whole:
     judged: bool
     answers: Sequence[Standing] = ()
     """What the gate said of its recipients."""
+
+
+_GRANTED: Final = Ruling(())
+TOO_MUCH_HELD: Final = Reply(
+    Code.NO_STORAGE, "4.7.1", "You have sent very much, and much of it is held already: ask the postmaster"
+)
+_LIMIT_TEXT: Final = """\
+{user} has sent more mail than an account here usually may:
+
+    {why}.
+
+What is more is kept and not sent, until the postmaster looks at it. Nothing is
+lost, and mail to people of this server goes on as ever.
+
+If you did not send so much yourself, somebody else has your password: change
+it now, and tell the postmaster.
+
+For the postmaster:
+    gatepost user limits {user}            how much it sent, and what is held
+    gatepost queue list --sender {user}    what that is
+    gatepost user limits {user} --release  send it
+    gatepost user passwd {user}            if it was somebody else
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +261,8 @@ async def _queue(
     queue = services.queue
     where = [relay.route.destination(relay.recipient) for relay in relays]
     waits = envelope.wishes.not_before > ready.now
-    offer = queue.offer(where, len(sent)) if queue is not None and not waits else None
+    ruling = await _ruling(services, ready, envelope, relays)
+    offer = queue.offer(where, len(sent)) if queue is not None and not waits and not ruling.why else None
     returnable = _known_sender(ready)
     rows = submit.submit_steps(
         envelope,
@@ -249,15 +274,47 @@ async def _queue(
         offer=offer,
         client=introduction_of(ready.whole.client, envelope.id),
     )
+    unit = (*steps, *stored, *rows, *ruling.steps)
+    if ruling.why:
+        held = (submit.hold_step(envelope.id, f"held: {ruling.why}"), _held_line(envelope, ruling, ready.now))
+        await services.database.commit(Unit((*unit, *held), (*notices, submit.NOTICE)))
+        await _tell_of_limit(services, ready, ruling)
+        return
     if queue is None or offer is None:
-        await services.database.commit(Unit((*steps, *stored, *rows), (*notices, submit.NOTICE)))
+        await services.database.commit(Unit(unit, (*notices, submit.NOTICE)))
         return
     try:
-        await services.database.commit(Unit((*steps, *stored, *rows), tuple(notices)))
+        await services.database.commit(Unit(unit, tuple(notices)))
     except BaseException:
         queue.withdraw(offer)
         raise
     await queue.take(offer, rows, sent)
+
+
+async def _ruling(services: Services, ready: _Ready, envelope: Envelope, relays: Sequence[ToRelay]) -> Ruling:
+    """Return what the account's allowance says of a mail; raises Refusal where nothing more is even held."""
+    account, elsewhere = ready.whole.account, sum(not each.route.quick for each in relays)
+    if account is None or not elsewhere or services.allowance is None:
+        return _GRANTED
+    ruling = await services.allowance.rule(account, envelope.id, elsewhere, ready.now)
+    if ruling.full:
+        raise Refusal(TOO_MUCH_HELD, detail=ruling.why)
+    return ruling
+
+
+def _held_line(envelope: Envelope, ruling: Ruling, now: Instant) -> Step:
+    return add(envelope.id, "intake", "held", at=now, why=ruling.why)
+
+
+async def _tell_of_limit(services: Services, ready: _Ready, ruling: Ruling) -> None:
+    """Tell the user and the postmaster, once until somebody has let the mail go."""
+    user, account = ready.whole.client.user, ready.whole.account
+    services.log.warning("sending_limit", user=user, message=id_text(ready.whole.envelope.id), why=ruling.why)
+    if services.letters is not None:
+        local, _, domain = user.rpartition("@")
+        text = _LIMIT_TEXT.format(user=user, why=ruling.why)
+        subject = f"{user} has sent very much: mail is held"
+        await services.letters.begin(f"sending:{account}", subject, text, [Address(local, domain)])
 
 
 async def _delivered(services: Services, ready: _Ready, envelope: Envelope, accepted: Sequence[Accepted]) -> Filed:

@@ -12,7 +12,7 @@ from gatepost.db.unit import Notice, Step
 from gatepost.policy.action import ToRelay
 from gatepost.queue.handover import Offer
 from gatepost.queue.model import Kind, pack_mail, pack_recipient
-from gatepost.queue.sql import ADD_MAIL, ADD_RCPT
+from gatepost.queue.sql import ADD_MAIL, ADD_RCPT, HOLD_NEW, NEVER
 
 NOTICE: Final = Notice("queue")
 """Goes with every unit that has `submit_steps`, so that a worker looks at once."""
@@ -67,6 +67,11 @@ def submit_steps(
         for position, (relay, origin) in enumerate(zip(relays, origins, strict=True))
     )
     return mail, *rows
+
+
+def hold_step(mail: MailId, why: str) -> Step:
+    """Return the step that holds a mail, in the unit that takes it in; without an offer of a worker."""
+    return Step(HOLD_NEW, {"mail": mail, "never": NEVER, "why": why})
 
 
 def _recipient_step(
