@@ -140,3 +140,12 @@ def test_a_program_is_named_with_its_user(call: Call, tmp_path: Path) -> None:
     config.write_text(text)
     _, out, _ = call("rules", "test", "--from", "127.0.0.1", "--tag", "SPAM_IN", "--rcpt", "ticket@here.example")
     assert "to the program /usr/bin/tickets --new as tickets" in out
+
+
+def test_how_long_mail_is_tried_is_said_where_a_rule_says_it(call: Call, tmp_path: Path) -> None:
+    config = tmp_path / "gatepost.toml"
+    config.write_text(config.read_text().replace("port = 10025\n", 'port = 10025\nlifetime = "14d"\n'))
+    _, out, _ = call("rules", "test", "--from", "192.0.2.7", "--rcpt", "ann@here.example")
+    assert "TLS none, tried for 14d" in out
+    _, out, _ = call("rules", "test", "--from", "127.0.0.1", "--rcpt", "x@far.example")
+    assert "tried for" not in out

@@ -204,3 +204,15 @@ def test_rules_can_be_renewed_while_mail_flows() -> None:
     rules, others = policy(), policy({"rules": [{"match": {"from": "any", "for": "any"}, "action": "reject"}]})
     rules.renew(others._settings, others._ruleset)
     assert refusal(rules, "joe@here.example") == (550, "5.7.1")
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        ({"do": "relay", "lifetime": "59m"}, "lifetime must be at least 1h"),
+        ({"do": "deliver", "lifetime": "1d"}, "lifetime needs lmtp or program"),
+    ],
+)
+def test_a_lifetime_that_makes_no_sense_is_named(action: dict[str, object], says: str) -> None:
+    with pytest.raises(BadSetting, match=says):
+        policy({"actions": {"x": action}})

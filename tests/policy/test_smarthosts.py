@@ -83,3 +83,9 @@ def test_an_action_without_a_host_still_chooses_source_and_name() -> None:
     route = found.find(Address("joe", "example.org"))
     assert route is not None
     assert (route[1].kind, route[1].source, route[1].helo) == (RouteKind.MX, "192.0.2.7", "seven.example")
+
+
+def test_how_long_a_rule_tries_goes_along_to_the_senders_server() -> None:
+    ann, joe = Address("ann", "far.example"), Address("joe", "example.org")
+    (found,) = HOSTS.apply(joe, (ToRelay(ann, Route(lifetime=7200)),))
+    assert found == ToRelay(ann, Route(RouteKind.HOST, "one.example", 587, lifetime=7200))

@@ -377,3 +377,24 @@ def test_a_mailbox_that_cannot_be_written_leaves_the_mail_waiting(tmp_path: Path
             assert len(w.boxes.filed) == 1
 
     run(play())
+
+
+# How long
+
+
+@each_engine
+def test_mail_is_tried_as_long_as_its_rule_says(open_db: OpenDatabase, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_db, tmp_path, relay=Scripted({"a@far.example": LATER, "b@far.example": LATER})) as w:
+            name = await w.submit("a@far.example", route=Route(lifetime=3 * 3600))
+            await w.submit("b@far.example")
+            lines = dict((await envelopes(w.database, name, w.settings))[0])
+            assert int(lines["expire"]) - int(lines["ctime"]) == 3 * 3600
+            for _ in range(13):
+                await w.work()
+                w.clock.pass_by(900)
+            ((_, content),) = w.boxes.filed
+            assert statuses(content) == [("a@far.example", "failed", "5.4.7")]
+            assert len(await w.rows()) == 1
+
+    run(play())

@@ -14,6 +14,7 @@ from gatepost.base.address import Address, ReversePath
 from gatepost.base.envelope import Client, Tls
 from gatepost.base.reply import Refusal
 from gatepost.base.settings import BadSetting
+from gatepost.base.units import seconds_text
 from gatepost.cli.common import CLOCK, ConfigOption, Failed, JsonOption, now, print_json, say, with_databases
 from gatepost.codec.smtp.grammar import BadAddress, parse_mailbox
 from gatepost.config import Config
@@ -190,12 +191,13 @@ def _delivery(delivery: Delivery) -> str:
         case ToMailbox(mailbox_name=mailbox, recipient=recipient):
             return f"into {mailbox} of {recipient}"
         case ToRelay(route=route) if route.on_disk:
-            return f"to the {route.kind.value} {route.host} as {route.auth.partition('=')[0]}"
+            return f"to the {route.kind.value} {route.host} as {route.auth.partition('=')[0]}{_tried(route)}"
         case ToRelay(recipient=recipient, route=route):
             to = str(recipient) if recipient.domain else recipient.local
             where = route.destination(recipient)
             by = f"the MX of {where}" if route.kind is RouteKind.MX else where
-            return f"to {by} for {to}, TLS {route.tls.value}" + (", sender rewritten (SRS)" if route.srs else "")
+            rewritten = ", sender rewritten (SRS)" if route.srs else ""
+            return f"to {by} for {to}, TLS {route.tls.value}{rewritten}{_tried(route)}"
 
 
 def _because(delivery: Delivery, trace: Trace) -> str:
@@ -203,6 +205,10 @@ def _because(delivery: Delivery, trace: Trace) -> str:
     if trace.smarthost is None or not isinstance(delivery, ToRelay) or delivery.route != trace.smarthost[1]:
         return ""
     return f", by policy.smarthosts {trace.smarthost[0]!r}"
+
+
+def _tried(route: Route) -> str:
+    return f", tried for {seconds_text(route.lifetime)}" if route.lifetime else ""
 
 
 def _reply(refused: Refusal) -> str:

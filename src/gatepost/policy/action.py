@@ -57,6 +57,8 @@ class Route:
     """Tell the next hop, where it offers XFORWARD, who gave us the mail: for filters that hand it back."""
     srs: bool = False
     """Show a rewritten sender: one of our addresses sends on what a stranger wrote."""
+    lifetime: int = 0
+    """Seconds for which mail is tried; 0 leaves that to `queue.lifetime`."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import os
 import pwd
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -146,11 +146,14 @@ def _action(name: str, settings: ActionSettings) -> Action:
                 settings.helo,
                 ",".join(settings.sources),
                 xforward=settings.xforward,
+                lifetime=round(settings.lifetime),
             )
         )
     end = _lmtp_route(settings.lmtp) if settings.lmtp else None
     if settings.program:
         end = RunsAs(settings.program_user, settings.program_shell).program(settings.program)
+    if end is not None and settings.lifetime:
+        end = replace(end, lifetime=round(settings.lifetime))
     forwards = name if settings.forward_files else ""
     return Deliver(settings.mailbox, settings.virtual, settings.alias, end, settings.rcpt_to, forwards)
 

@@ -32,6 +32,7 @@ from gatepost.policy.srs import SrsSettings
 from gatepost.policy.table import TableSettings
 from gatepost.policy.tables.target import read_target
 
+LIFETIME_LEAST: Final = 3600  # s
 _NAME: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
@@ -107,6 +108,10 @@ class ActionSettings:
     """relay: the address of this machine to send from, or several: the one of the next hop's family is taken, of
     several of a family always the same for a destination. `relay.source` else."""
 
+    lifetime: Seconds = Seconds(0)
+    """relay, and deliver to an LMTP server or a program: how long mail is tried before it is returned; 0 as
+    `queue.lifetime` says."""
+
     xforward: bool = False
     """relay: tell this server, where it offers XFORWARD, who gave us the mail. For filters of ours alone: it tells
     the addresses of our users."""
@@ -114,6 +119,10 @@ class ActionSettings:
     def __post_init__(self) -> None:
         if self.xforward and not self.host:
             raise ValueError("xforward needs host: only a filter of ours is told of our clients")
+        if self.lifetime and self.lifetime < LIFETIME_LEAST:
+            raise ValueError("lifetime must be at least 1h, or 0 for that of the queue")
+        if self.lifetime and self.do is Do.DELIVER and not (self.lmtp or self.program):
+            raise ValueError("lifetime needs lmtp or program: a mailbox takes mail at once")
         if self.virtual and self.alias:
             raise ValueError("give virtual or alias, not both")
         if self.program and self.lmtp:

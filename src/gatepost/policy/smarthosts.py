@@ -8,6 +8,7 @@ own are left alone.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from gatepost.base.address import ReversePath, fold, fold_domain
@@ -48,15 +49,19 @@ class Smarthosts:
         found = self.find(sender)
         if found is None:
             return deliveries
-        route = found[1]
-        return tuple(ToRelay(each.recipient, route) if _by_mx(each) else each for each in deliveries)
+        return tuple(_by_host(each, found[1]) for each in deliveries)
 
 
 NO_SMARTHOSTS: Final = Smarthosts({}, {})
 
 
-def _by_mx(delivery: Delivery) -> bool:
-    return isinstance(delivery, ToRelay) and delivery.route == Route()
+def _by_host(delivery: Delivery, host: Route) -> Delivery:
+    """Return a delivery by the sender's server, for as long as either says, the server's action first."""
+    match delivery:
+        case ToRelay(recipient=recipient, route=route) if replace(route, lifetime=0) == Route():
+            return ToRelay(recipient, replace(host, lifetime=host.lifetime or route.lifetime))
+        case _:
+            return delivery
 
 
 def _route(sender: str, name: str, actions: Mapping[str, Action]) -> Route:

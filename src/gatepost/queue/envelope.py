@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from gatepost.base.clock import MICROSECONDS, Instant, later, seconds
+from gatepost.base.clock import MICROSECONDS, Instant
 from gatepost.base.envelope import DeliverBy, Notify, Privacy
 from gatepost.base.ids import MailId, id_text
 from gatepost.db.unit import Database, Row
+from gatepost.policy.action import Route
+from gatepost.queue.bounce import gives_up_at
 from gatepost.queue.model import Kind, QueuedMail, unpack_mail, unpack_recipient
 from gatepost.queue.settings import QueueSettings
 from gatepost.queue.sql import ENVELOPE
@@ -32,8 +34,9 @@ def _lines(mail: MailId, row: Row, settings: QueueSettings) -> Lines:
     )
     last_try, lane, error, packed = rest
     lines: list[tuple[str, object]] = [("evpid", f"{id_text(mail)}/{_int(position)}")]
-    lines += _mail_lines(_unpacked(mail, body, created, kind, recipients, packed_mail), settings)
-    lines += _recipient_lines(packed)
+    queued = _unpacked(mail, body, created, kind, recipients, packed_mail)
+    lines += _mail_lines(queued)
+    lines += _recipient_lines(packed, queued, settings)
     held = _int(state) == 1
     flags = {"held": held, "under-way": bool(owner), "suspect": bool(suspect), "warned": bool(warned)}
     lines += [
@@ -47,16 +50,13 @@ def _lines(mail: MailId, row: Row, settings: QueueSettings) -> Lines:
     return tuple((name, str(value)) for name, value in lines if value != "")
 
 
-def _mail_lines(mail: QueuedMail | None, settings: QueueSettings) -> list[tuple[str, object]]:
+def _mail_lines(mail: QueuedMail | None) -> list[tuple[str, object]]:
     if mail is None:
         return [("unreadable", UNREADABLE)]
-    bounce = mail.kind is Kind.BOUNCE
-    lifetime = settings.bounce_lifetime if bounce else settings.lifetime
     return [
-        ("type", "bounce" if bounce else "mta"),
+        ("type", "bounce" if mail.kind is Kind.BOUNCE else "mta"),
         ("sender", "<>" if mail.sender is None else str(mail.sender)),
         ("ctime", _when(mail.created)),
-        ("expire", _when(later(mail.begins, seconds(lifetime)))),
         ("hold-until", _when(mail.wishes.not_before) or ""),
         ("size", mail.size or ""),
         ("body", "8bitmime" if mail.eight_bit else ""),
@@ -73,19 +73,25 @@ def _deliver_by(by: DeliverBy | None) -> str:
     return "" if by is None else f"{_when(by.at)};{'R' if by.returns else 'N'}{'T' if by.trace else ''}"
 
 
-def _recipient_lines(packed: object) -> list[tuple[str, object]]:
+def _recipient_lines(packed: object, mail: QueuedMail | None, settings: QueueSettings) -> list[tuple[str, object]]:
     try:
         assert isinstance(packed, bytes)
         recipient, route = unpack_recipient(packed)
     except ValueError:
         return [("unreadable", UNREADABLE)]
     notify = recipient.notify
+    expires = "" if mail is None else _when(gives_up_at(mail, _lifetime(mail, route, settings)))
     return [
         ("rcpt", str(recipient.address)),
         ("dsn-notify", "" if notify is None else ",".join(each.value for each in Notify if each in notify)),
         ("dsn-orcpt", recipient.orcpt),
+        ("expire", expires),
         ("tls", route.tls.value),
     ]
+
+
+def _lifetime(mail: QueuedMail, route: Route, settings: QueueSettings) -> int:
+    return settings.lifetime_of(bounce=mail.kind is Kind.BOUNCE, route=route)
 
 
 def _unpacked(mail: MailId, *columns: object) -> QueuedMail | None:

@@ -95,6 +95,7 @@ class _Recipient(msgspec.Struct, array_like=True):
     route: tuple[str, str, int, str, bool, str, str, str, bool]
     xforward: bool = False
     srs: bool = False
+    lifetime: int = 0
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -161,9 +162,8 @@ def pack_recipient(recipient: Recipient, route: Route) -> bytes:
         route.lmtp,
     )
     address = recipient.address
-    return _ENCODER.encode(
-        _Recipient(address.local, address.domain, notify, recipient.orcpt, way, route.xforward, route.srs)
-    )
+    tail = (route.xforward, route.srs, route.lifetime)
+    return _ENCODER.encode(_Recipient(address.local, address.domain, notify, recipient.orcpt, way, *tail))
 
 
 def unpack_recipient(packed: bytes) -> tuple[Recipient, Route]:
@@ -171,6 +171,6 @@ def unpack_recipient(packed: bytes) -> tuple[Recipient, Route]:
     found = _RECIPIENT.decode(packed)
     notify = None if found.notify is None else frozenset(Notify(each) for each in found.notify)
     kind, host, port, tls, implicit, auth, helo, source, lmtp = found.route
-    tail = (found.xforward, found.srs)
+    tail = (found.xforward, found.srs, found.lifetime)
     route = Route(RouteKind(kind), host, port, RelayTls(tls), implicit, auth, helo, source, lmtp, *tail)
     return Recipient(Address(found.local, found.domain), notify, found.orcpt), route

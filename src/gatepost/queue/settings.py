@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from gatepost.base.clock import seconds
 from gatepost.base.units import Seconds
+from gatepost.policy.action import Route
 
 
 class Bounces(Enum):
@@ -59,3 +61,7 @@ class QueueSettings:
             raise ValueError("lease must be at least 10s, or a slow worker loses mail it is sending to another")
         if self.lifetime < 3600:
             raise ValueError("lifetime must be at least 1h")
+
+    def lifetime_of(self, *, bounce: bool, route: Route) -> int:
+        """Return how long a mail is tried that goes this way, in microseconds."""
+        return seconds(self.bounce_lifetime if bounce else route.lifetime or self.lifetime)

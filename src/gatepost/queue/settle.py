@@ -21,7 +21,7 @@ from gatepost.codec.mail.dsn import Kind as Action
 from gatepost.codec.mail.dsn import Reported
 from gatepost.db.unit import Notice, Step, Unit
 from gatepost.diary import add
-from gatepost.policy.action import RouteKind
+from gatepost.policy.action import Route, RouteKind
 from gatepost.queue.bounce import Bodies, Filed, Reporter, gives_up_at
 from gatepost.queue.home import AT_HOME, NOT_NOW, Homes
 from gatepost.queue.model import Kind, QueuedMail, QueuedRecipient
@@ -98,10 +98,8 @@ class Settler:
         steps = [*self._row_steps(mail, found, owner, now), *_diary_steps(mail, found, now), *filed.steps]
         return Unit((*steps, *home.steps), (*filed.notices, *home.notices))
 
-    def lifetime(self, mail: QueuedMail) -> int:
-        """Return how long a mail is tried, in microseconds."""
-        settings = self._settings
-        return seconds(settings.bounce_lifetime if mail.kind is Kind.BOUNCE else settings.lifetime)
+    def _lifetime(self, mail: QueuedMail, route: Route) -> int:
+        return self._settings.lifetime_of(bounce=mail.kind is Kind.BOUNCE, route=route)
 
     async def _put_home(
         self, mail: QueuedMail, pairs: Sequence[Pair], now: Instant
@@ -129,8 +127,8 @@ class Settler:
 
     def _sort(self, mail: QueuedMail, pairs: Sequence[Pair], now: Instant, *, steady: bool) -> _Sorted:
         delivered, failed, late, warned = [], [], [], []
-        lifetime = self.lifetime(mail)
         for recipient, result in pairs:
+            lifetime = self._lifetime(mail, recipient.route)
             if result.fate is Fate.DELIVERED:
                 delivered.append((recipient, result))
             elif result.fate is Fate.FAILED:
@@ -192,11 +190,12 @@ class Settler:
     def _next(self, mail: QueuedMail, recipient: QueuedRecipient, now: Instant) -> Instant:
         quick = mail.kind is Kind.BOUNCE or recipient.route.quick
         base = QUICK_BASE if quick else RELAY_BASE
-        planned = next_attempt(mail.begins, now, base=base, lifetime=self.lifetime(mail))
+        planned = next_attempt(mail.begins, now, base=base, lifetime=self._lifetime(mail, recipient.route))
         return not_after(planned, mail.wishes.by, now)
 
     async def _reports(self, mail: QueuedMail, found: _Sorted, now: Instant) -> Filed:
-        until = gives_up_at(mail, self.lifetime(mail))
+        told_until = [gives_up_at(mail, self._lifetime(mail, recipient.route)) for recipient, _ in found.warned]
+        until = max(told_until, default=now)
         told = (
             (Action.FAILED, [pair for pair in found.failed if _wants(pair, Notify.FAILURE, unasked=True)]),
             (Action.DELAYED, [pair for pair in found.warned if _wants(pair, Notify.DELAY, unasked=True)]),

@@ -421,3 +421,33 @@ def test_a_delivery_agent_is_a_program_with_a_user_of_its_own(rules: str, user: 
     assert (action.program, action.program_shell, action.program_user) == ("procmail -f -", True, user)
     assert route(policy_of(found), "root@localhost", LOCAL) == [f"program://{user} root@localhost"]
     assert "program_user" in told(found)
+
+
+# --- how long mail is tried -----------------------------------------------------------------------------------
+
+
+def test_each_rule_keeps_how_long_its_mail_is_tried(tmp_path: Path) -> None:
+    old = (
+        'accept for domain "backup.example" relay expire 14d\n'
+        'accept for domain "lists.example" relay via "smtp://192.0.2.1:25" expire 10m\n'
+        'accept for local deliver to lmtp "/run/lmtp" expire 2h\n'
+        "accept for any relay\n"
+    )
+    found = found_in(old, tmp_path)
+    policy = config_of(found).policy
+    times = {name: float(action.lifetime) for name, action in policy.actions.items()}
+    assert times == {"out": 14 * 86_400, "via-192-0-2-1-25": 3600, "lmtp": 7200}
+    assert [each.action for each in policy.rules] == ["out", "via-192-0-2-1-25", "lmtp", "relay"]
+    assert "the lifetime of an action is 1h at least" in told(found)
+    assert "holds for all mail" not in told(found)
+
+
+def test_ttl_of_the_later_grammar_is_kept_and_idle_where_a_mailbox_takes_the_mail(tmp_path: Path) -> None:
+    new = (
+        'action "out" relay ttl 3d\naction "box" mbox ttl 1d\naction "lmtp" lmtp "/run/lmtp" rcpt-to ttl 1d\n'
+        'match for any action "out"\nmatch for local action "box"\nmatch for local action "lmtp"\n'
+    )
+    found = found_in(new, tmp_path)
+    actions = config_of(found).policy.actions
+    assert [float(actions[name].lifetime) for name in ("out", "box", "lmtp")] == [3 * 86_400, 0, 86_400]
+    assert "a mailbox takes mail at once" in told(found)

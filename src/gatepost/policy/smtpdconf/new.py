@@ -4,6 +4,7 @@ from typing import Final
 
 from gatepost.policy.smtpdconf.cursor import Cursor
 from gatepost.policy.smtpdconf.old import OWN_MAILBOX, lookups, mda, source, userbase
+from gatepost.policy.smtpdconf.options import action_lifetime, without_idle_lifetime
 from gatepost.policy.smtpdconf.route import credentials, lmtp, relay_to
 from gatepost.policy.smtpdconf.words import ActionWords, Heed, RuleWords, Undecided, Value
 
@@ -62,6 +63,7 @@ def _method(words: Cursor, settings: dict[str, Value]) -> None:
             words.wrong(f"'{method}' is no action", "lmtp, maildir, mbox, mda, relay, expand-only, forward-only")
     while not words.done():
         _local_option(words, settings)
+    without_idle_lifetime(words, settings)
 
 
 _LOCAL: Final = ("alias", "virtual", "userbase", "user", "wrapper", "ttl")
@@ -85,13 +87,9 @@ def _local_option(words: Cursor, settings: dict[str, Value]) -> None:
     elif words.skip("wrapper"):
         raise Undecided(f"wrapper {words.value('a wrapper')}: programs are not run")
     elif words.skip("ttl"):
-        _ttl(words)
+        action_lifetime(words, settings)
     else:
         words.unknown("a delivery", ", ".join(_LOCAL))
-
-
-def _ttl(words: Cursor) -> None:
-    words.note(Heed.UNSUPPORTED, f"ttl {words.value('a time')} of one action: queue.lifetime holds for all mail")
 
 
 def _relay(words: Cursor, settings: dict[str, Value]) -> None:
@@ -110,7 +108,7 @@ def _relay(words: Cursor, settings: dict[str, Value]) -> None:
         elif words.skip("backup"):
             _backup(words)
         elif words.skip("ttl"):
-            _ttl(words)
+            action_lifetime(words, settings)
         else:
             _rare_option(words)
     if tls:

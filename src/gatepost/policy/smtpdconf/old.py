@@ -7,6 +7,7 @@ sources; who is logged in is one.
 from typing import Final
 
 from gatepost.policy.smtpdconf.cursor import Cursor
+from gatepost.policy.smtpdconf.options import action_lifetime, without_idle_lifetime
 from gatepost.policy.smtpdconf.route import credentials, lmtp, relay_to
 from gatepost.policy.smtpdconf.words import ActionWords, Heed, RuleWords, Undecided, Value
 
@@ -33,6 +34,7 @@ def rule(words: Cursor) -> None:
             undecided = undecided or str(why)
     if "for" not in match:
         words.wrong("the rule has no for", "write for any, for local or for domain <table>")
+    without_idle_lifetime(words, action)
     if action == {"do": "deliver"} and not undecided:
         words.note(Heed.CHANGED, OWN_MAILBOX)
     name = add_action(words, ActionWords(action))
@@ -141,9 +143,7 @@ def _action(words: Cursor, action: dict[str, Value]) -> bool:
     elif words.skip("forward-only"):
         words.note(Heed.CHANGED, "forward-only: a user whom nothing forwards keeps the mail in the own mailbox")
     elif words.skip("expire"):
-        words.note(
-            Heed.UNSUPPORTED, f"expire {words.value('a time')} of one rule: queue.lifetime holds for all mail"
-        )
+        action_lifetime(words, action)
     else:
         return False
     return True

@@ -129,6 +129,21 @@ def lifetime(words: Cursor) -> None:
     _set(words, "queue", "lifetime", f"{max(seconds, LIFETIME_MIN)}s")
 
 
+def action_lifetime(words: Cursor, action: dict[str, Value]) -> None:
+    """Read how long mail of one rule is tried."""
+    given = _seconds(words)
+    if given < LIFETIME_MIN:
+        words.note(Heed.CHANGED, "the lifetime of an action is 1h at least")
+    action["lifetime"] = f"{max(given, LIFETIME_MIN)}s"
+
+
+def without_idle_lifetime(words: Cursor, action: dict[str, Value]) -> None:
+    """Drop the lifetime of an action that never lets mail wait."""
+    if "lifetime" in action and action.get("do") != "relay" and not (action.keys() & {"lmtp", "program"}):
+        del action["lifetime"]
+        words.note(Heed.IGNORED, "a mailbox takes mail at once; a forward waits as long as its own action says")
+
+
 def warnings(words: Cursor) -> None:
     """Read at which ages of a mail its sender is warned."""
     first = _seconds(words)
