@@ -166,7 +166,7 @@ RELEASE: Final = Statement(
     returns=True,
 )
 HOLD_NEW: Final = Statement(
-    "queue.hold_new", "UPDATE queue_rcpt SET state = 1, due = :never, last_error = :why WHERE mail = :mail"
+    "queue.hold_new", "UPDATE queue_rcpt SET state = 1, due = :never, last_error = :error WHERE mail = :mail"
 )
 HOLD_ONE: Final = Statement(
     "queue.hold_one",

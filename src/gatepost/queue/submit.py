@@ -71,7 +71,7 @@ def submit_steps(
 
 def hold_step(mail: MailId, why: str) -> Step:
     """Return the step that holds a mail, in the unit that takes it in; without an offer of a worker."""
-    return Step(HOLD_NEW, {"mail": mail, "never": NEVER, "why": why})
+    return Step(HOLD_NEW, {"mail": mail, "never": NEVER, "error": why})
 
 
 def _recipient_step(
