@@ -74,6 +74,8 @@ class Policy(Protocol):
         now: Instant | None = None,
     ) -> tuple[Delivery, ...]: ...
 
+    async def may_send_as(self, user: str, address: Address) -> bool: ...
+
 
 class Gate(Protocol):
     """What the gate says of a stranger's mail at each recipient and after the dot, and what it is told."""

@@ -25,7 +25,7 @@ from gatepost.codec.mail.received import received_field
 from gatepost.db.unit import NoRoom, NotCommitted, Notice, Step, Unit, Unmet
 from gatepost.diary.story import Story, add
 from gatepost.gate.friendly import Say, Standing
-from gatepost.intake import content
+from gatepost.intake import author, content
 from gatepost.intake.introduced import introduction_of
 from gatepost.intake.ports import Services
 from gatepost.intake.transaction import Accepted, Transaction
@@ -45,7 +45,6 @@ JUNK_MAILBOX: Final = "Junk"
 NO_ROOM: Final = Reply(Code.NO_STORAGE, "4.3.1", "Insufficient system storage")
 NOT_NOW: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "Temporary error, try again later")
 MAILBOX_FULL: Final = Reply(Code.NO_STORAGE, "4.2.2", "Mailbox full")
-NOT_SENDER: Final = Reply(Code.NAME_NOT_ALLOWED, "5.7.1", "Sender address is not yours")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
     now = services.clock.now()
     header = HeaderBlock.parse(whole.raw)
     if whole.account is not None:
-        await _check_sender(services, whole.account, header)
+        await author.check_header(services, whole.account, whole.client.user, header)
     content.check_header(header, max_hops=services.settings.max_hops)
     if content.TLS_REQUIRED in header:
         whole = _with_tls_wish(whole, header)
@@ -180,13 +179,6 @@ def _tell_gate(services: Services, ready: _Ready) -> None:
         services.gate.wrote([each.recipient for each in relays])
 
 
-async def _check_sender(services: Services, account: AccountId, header: HeaderBlock) -> None:
-    """Refuse a header that names an author who is somebody else (AUTH-14)."""
-    for author in content.authors(header):
-        if author is None or not await services.directory.may_send_as(account, author):
-            raise Refusal(NOT_SENDER, detail=f"header author {author}")
-
-
 async def _verdict(services: Services, whole: Whole, header: HeaderBlock, now: Instant) -> Verdict:
     if not whole.judged:
         return Verdict(Action.ACCEPT)
@@ -203,12 +195,12 @@ async def _verdict(services: Services, whole: Whole, header: HeaderBlock, now: I
 
 
 async def _sealed(services: Services, prepared: content.Prepared, now: Instant) -> bytes:
-    author = next((each for each in content.authors(prepared.header) if each is not None), None)
-    if author is None:
+    writer = next((each for each in content.authors(prepared.header) if each is not None), None)
+    if writer is None:
         return b""
     octets, header = prepared.content, prepared.header
     fields = [(field.name, octets[field.start : field.end]) for field in header.fields]
-    return await services.seal.seal(fields, octets[header.end :], author.domain, now)
+    return await services.seal.seal(fields, octets[header.end :], writer.domain, now)
 
 
 async def _store_alone(services: Services, ready: _Ready, accepted: Accepted) -> Reply:

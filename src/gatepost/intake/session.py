@@ -36,7 +36,7 @@ from gatepost.codec.smtp.wishes import Asked
 from gatepost.codec.smtp.xforward import Forwarded, Introduction, learn
 from gatepost.db.unit import NotCommitted
 from gatepost.gate.friendly import Say
-from gatepost.intake import content, receive
+from gatepost.intake import author, content, receive
 from gatepost.intake.auth import delay_after
 from gatepost.intake.etrn import etrn
 from gatepost.intake.introduced import author_of, posed
@@ -321,8 +321,8 @@ class Session:
         if self._account is None:
             if not self._port.author and not services.throttle.mail_allowed(self._client.ip, now):
                 raise Refusal(TOO_MANY_MAILS)
-        elif mail.sender is not None and not await services.directory.may_send_as(self._account, mail.sender):
-            raise Refusal(receive.NOT_SENDER, detail=f"{self._client.user} as {mail.sender}")
+        elif mail.sender is not None:
+            await author.check_envelope(services, self._account, self._client.user, mail.sender)
         self._transaction = Transaction(services.minter.mint(now), now, mail)
         if mail.asked is not None:
             self._transaction.wishes = self._granted(mail.asked, now)

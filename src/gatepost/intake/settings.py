@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_network
 from typing import Final
 
@@ -16,9 +17,21 @@ _WORD: Final = re.compile(r"[!-~]{1,32}")
 _ONE_LINE: Final = re.compile(r"[ -~]{0,200}")
 
 
+class SenderCheck(Enum):
+    """Where a user's address is checked."""
+
+    BOTH = "both"
+    ENVELOPE = "envelope"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class IntakeSettings:
     """What is taken, from whom, and how patiently."""
+
+    sender_check: SenderCheck = SenderCheck.BOTH
+    """Users may write only from their own addresses, aliases that lead to them and what `policy.senders` lists:
+    `both` in the envelope and in From, `envelope` there alone, `off` from any."""
 
     max_size: Octets = Octets(50 << 20)
     """The largest mail, header included."""

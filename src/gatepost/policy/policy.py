@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gatepost.base.address import Address, ReversePath, fold_domain
+from gatepost.base.address import Address, ReversePath, fold, fold_domain
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Client
 from gatepost.base.reply import Refusal
@@ -12,6 +12,7 @@ from gatepost.policy.expand import LOOP, Directory, Expansion, names_us
 from gatepost.policy.match import Facts, is_local
 from gatepost.policy.rules import Ruleset
 from gatepost.policy.settings import PolicySettings
+from gatepost.policy.table import AddressList
 
 OURSELVES = Client(ip="127.0.0.1", port=0, local_ip="127.0.0.1", local_port=0, listener="own")
 """The client of mail that this server makes itself."""
@@ -106,6 +107,15 @@ class Policy:
     def shown(self, sender: Address, now: Instant) -> Address:
         """Return the sender that a forward shows to the next hop; the true one where nothing rewrites it."""
         return sender if self._srs is None else self._srs.outgoing(sender, now)
+
+    async def may_send_as(self, user: str, address: Address) -> bool:
+        """Tell whether the table of senders lets a user write from an address; raises Refusal."""
+        senders = self._ruleset.senders
+        if senders is None:
+            return False
+        user = fold(user)
+        allowed = await senders.find((user, user.rpartition("@")[0] or user))
+        return allowed is not None and address in AddressList(allowed)
 
     def smarthost(self, envelope_sender: ReversePath) -> tuple[str, Route] | None:
         """Return the entry of `[policy.smarthosts]` that counts for a sender, and its route."""

@@ -49,6 +49,7 @@ class Ruleset:
     tables: AllTables
     smarthosts: Smarthosts = NO_SMARTHOSTS
     srs: Rewriter | None = None
+    senders: Aliases | None = None
 
     async def answer(self, question: Question) -> bool:
         """Ask a table what a test needs to know; raises Refusal when that cannot be told now."""
@@ -76,7 +77,26 @@ def load(settings: PolicySettings, warn: Warn | None = None) -> Ruleset:
     compiled = tuple(_rule(at, rule, actions, tables) for at, rule in enumerate(rules))
     aliases, forwards = _aliases(settings, tables), _forwards(settings, tables, warn or _quiet)
     rewriter = load_rewriter(settings.srs)
-    return Ruleset(compiled, aliases, forwards, tables, _smarthosts(settings, actions), rewriter)
+    senders = _senders(settings, tables)
+    return Ruleset(compiled, aliases, forwards, tables, _smarthosts(settings, actions), rewriter, senders)
+
+
+def _senders(settings: PolicySettings, tables: Mapping[str, Table | SqlTable]) -> Aliases | None:
+    name = settings.senders
+    if not name:
+        return None
+    match tables.get(name):
+        case None:
+            known = ", ".join(sorted(tables)) or "none"
+            raise BadSetting(("policy", "senders"), f"there is no table {name!r}", f"tables: {known}")
+        case Table() as table:
+            return KeptAliases(table.mapping())
+        case SqlTable() as asked if asked.answers(Kind.SENDERS):
+            return asked.used_as(Kind.SENDERS)
+        case _:
+            raise BadSetting(
+                ("policy", "senders"), f"table {name!r} has no query for senders", "write queries.senders"
+            )
 
 
 def _smarthosts(settings: PolicySettings, actions: Mapping[str, Action]) -> Smarthosts:
@@ -109,6 +129,8 @@ def kinds_of(settings: PolicySettings) -> Mapping[str, Collection[Kind]]:
             found.setdefault(name, set()).add(Kind.VIRTUAL)
         if action.userbase:
             found.setdefault(action.userbase, set()).add(Kind.USERINFO)
+    if settings.senders:
+        found.setdefault(settings.senders, set()).add(Kind.SENDERS)
     for rule in settings.rules:
         for condition, value in rule.match.items():
             if condition in _KINDS:

@@ -180,6 +180,10 @@ class PolicySettings:
     """By which server a sender's mail leaves where a rule says `relay` and no more: sender = relay action. A sender
     is `user@domain`, `domain`, `.domain` (all below it), `"<>"` (bounces) or `"*"`; the closest one counts."""
 
+    senders: str = ""
+    """The table (kind senders) of further addresses that users may write from: `joe@example.org: info@example.org,
+    @club.example`. Their own, and aliases that lead to them, need no entry. `[intake] sender_check` says where."""
+
     srs: SrsSettings = field(default_factory=SrsSettings)
     """Senders of forwarded mail."""
 

@@ -66,11 +66,18 @@ def _option(words: Cursor) -> None:
     elif words.at("hostnames", "ca", "filter", "proxy-v2", "received-auth", "mask-source", "mask-src", "no-dsn"):
         _rare(words)
     elif words.skip("senders"):
-        words.table("the senders")
-        words.skip("masquerade")
-        words.note(Heed.CHANGED, "senders: who may use which address is known from the accounts and their aliases")
+        _senders(words)
     else:
         words.unknown("listen", _KNOWN)
+
+
+def _senders(words: Cursor) -> None:
+    (name,) = words.table("the senders")
+    if words.skip("masquerade"):
+        words.note(Heed.UNSUPPORTED, "masquerade: who writes from a strange address is refused, not renamed")
+    if name.startswith("<"):
+        words.found.settings.setdefault("policy", {}).setdefault("senders", name[1:-1])
+        words.note(Heed.CHANGED, "senders: they hold for every listener with auth; accounts' aliases need no entry")
 
 
 def _rare(words: Cursor) -> None:

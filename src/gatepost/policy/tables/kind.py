@@ -31,11 +31,15 @@ class Kind(Enum):
     """`user@domain`, `@domain`, `user`, `<>`; `*` in the domain"""
     ADDRNAME = "addrname"
     """`192.0.2.1  mx.example.org`"""
+    SENDERS = "senders"
+    """`user@domain  user@domain, @domain`: from which addresses a user may write; `*@*` for all"""
     SOURCE = "source"
     """`192.0.2.1`: addresses of this machine"""
 
 
-MAPPINGS: Final = frozenset((Kind.ALIASES, Kind.VIRTUAL, Kind.CREDENTIALS, Kind.USERINFO, Kind.ADDRNAME))
+MAPPINGS: Final = frozenset(
+    (Kind.ALIASES, Kind.VIRTUAL, Kind.CREDENTIALS, Kind.USERINFO, Kind.ADDRNAME, Kind.SENDERS)
+)
 
 
 def check_entry(kind: Kind, key: str, value: str | None, *, programs: bool) -> None:
@@ -111,6 +115,14 @@ def _addrname(key: str, value: str, programs: bool) -> None:
     _domain(value, "", programs)
 
 
+def _senders(key: str, value: str, programs: bool) -> None:
+    values = split_values(value)
+    if not values:
+        raise ValueError(f"{key!r} has no address: write `{key}: info@example.org, @club.example`")
+    for each in values:
+        _mailaddr(each, "", programs)
+
+
 def _source(key: str, value: str, programs: bool) -> None:
     ip_address(key)
 
@@ -124,5 +136,6 @@ _CHECKS: Final[Mapping[Kind, Callable[[str, str, bool], None]]] = {
     Kind.USERINFO: _userinfo,
     Kind.MAILADDR: _mailaddr,
     Kind.ADDRNAME: _addrname,
+    Kind.SENDERS: _senders,
     Kind.SOURCE: _source,
 }

@@ -114,6 +114,10 @@ class SqlTable:
         found = await self.values(Kind.VIRTUAL, keys)
         return None if found is None else tuple(each for value in found for each in split_values(value))
 
+    def used_as(self, kind: Kind) -> "Use":
+        """Return this table as one of another kind of mapping."""
+        return Use(self, kind)
+
     def close(self) -> None:
         """Close the connections that nobody uses now, and the others after use."""
         self._connections.close()
@@ -149,6 +153,21 @@ class SqlTable:
             self._warn("table_failed", table=self._name, kind=kind.value, problem=problem.strip()[:500])
             raise Refusal(UNAVAILABLE, detail=f"table {self._name}: {problem}") from wrong
         return tuple(":".join(map(str, row)) for row in rows if row and row[0] is not None)
+
+
+class Use:
+    """A table that is asked for one kind of mapping."""
+
+    runs_as: RunsAs | None = None
+
+    def __init__(self, table: SqlTable, kind: Kind) -> None:
+        self._table = table
+        self._kind = kind
+
+    async def find(self, keys: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the values of the first key that is known; raises Refusal."""
+        found = await self._table.values(self._kind, keys)
+        return None if found is None else tuple(each for value in found for each in split_values(value))
 
 
 def open_table(settings: SqlSettings, name: str, warn: Warn) -> SqlTable:
