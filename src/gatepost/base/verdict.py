@@ -19,7 +19,7 @@ class Result(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One method's result: `method` dkim or spf, `domain` what it speaks for, `reason` for the log."""
+    """One method's result: `method` spf, dkim, arc or dmarc, `domain` what it speaks for, `reason` for the log."""
 
     method: str
     result: Result
@@ -47,5 +47,7 @@ class Verdict:
     score: float = 0.0
     reasons: tuple[str, ...] = ()
     header: bytes = b""
+    refusal: str = ""
+    """Why a mail is refused, in words for its sender; empty for its content."""
     strip: tuple[tuple[int, int], ...] = ()
     """Octet ranges [start, end) of the header block that must go: forged results in our name (RFC 8601 §5)."""

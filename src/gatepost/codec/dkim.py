@@ -7,7 +7,7 @@ ends; a header field is its raw octets with the final CRLF, exactly as it stands
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,26 +33,42 @@ class BadKey(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
-    """A parsed DKIM-Signature (RFC 6376 §3.5). Times: seconds since 1970; `length` is l=, never trusted."""
+class Signer:
+    """Who signed (d=, s=), how (a=), and the signature's octets (b=)."""
 
     algorithm: str
     domain: str
     selector: str
-    identity: str
-    header_relaxed: bool
-    body_relaxed: bool
-    signed: tuple[bytes, ...]
-    body_hash: bytes
     value: bytes
-    length: int | None = None
-    signed_at: int | None = None
-    expires_at: int | None = None
 
     @property
     def key_name(self) -> str:
         """Return the DNS name of the key (RFC 6376 §3.6.2.1)."""
         return f"{self.selector}._domainkey.{self.domain}"
+
+    @property
+    def identity_domain(self) -> str:
+        """Return the domain that i= names: the signer's own."""
+        return self.domain
+
+
+@dataclass(frozen=True, slots=True)
+class Signature(Signer):
+    """A parsed DKIM-Signature (RFC 6376 §3.5). Times: seconds since 1970; `length` is l=, never trusted."""
+
+    identity: str
+    header_relaxed: bool
+    body_relaxed: bool
+    signed: tuple[bytes, ...]
+    body_hash: bytes
+    length: int | None = None
+    signed_at: int | None = None
+    expires_at: int | None = None
+
+    @property
+    def identity_domain(self) -> str:
+        """Return the domain that i= names."""
+        return self.identity.rpartition("@")[2].lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +105,27 @@ def parse_tags(text: bytes) -> dict[str, bytes]:
 
 def parse_signature(field: bytes) -> Signature:
     """Read a DKIM-Signature field's raw octets; BadSignature says what is wrong with it."""
+    tags = signature_tags(field, ("v", "a", "b", "bh", "d", "h", "s"))
+    if tags["v"] != b"1":
+        raise BadSignature("the version is not 1")
+    return read_signature(tags)
+
+
+def signature_tags(field: bytes, needed: Sequence[str]) -> dict[str, bytes]:
+    """Return the tags of a raw signature field; BadSignature where one of `needed` is missing or empty."""
     try:
         tags = parse_tags(field.partition(b":")[2])
     except ValueError as wrong:
         raise BadSignature(str(wrong)) from wrong
-    missing = [name for name in ("v", "a", "b", "bh", "d", "h", "s") if not tags.get(name)]
+    missing = [name for name in needed if not tags.get(name)]
     if missing:
         raise BadSignature(f"tag {missing[0]} is missing")
-    if tags["v"] != b"1":
-        raise BadSignature("the version is not 1")
-    domain = _name(tags["d"], _DOMAIN, "d")
+    return tags
+
+
+def read_signature(tags: Mapping[str, bytes]) -> Signature:
+    """Read the tags that signatures over a mail have in common (RFC 6376 §3.5, RFC 8617 §4.1.2)."""
+    signer = read_signer(tags)
     header, body = _canonicalisations(tags.get("c", b"simple/simple"))
     signed = tuple(_WHITE.sub(b"", name).lower() for name in tags["h"].split(b":"))
     if b"from" not in signed:
@@ -111,19 +138,25 @@ def parse_signature(field: bytes) -> Signature:
     if signed_at is not None and expires_at is not None and expires_at < signed_at:
         raise BadSignature("it expires before it was made")
     return Signature(
-        algorithm=_word(tags["a"], "a"),
-        domain=domain,
-        selector=_name(tags["s"], _SELECTOR, "s"),
-        identity=_identity(tags.get("i"), domain),
+        algorithm=signer.algorithm,
+        domain=signer.domain,
+        selector=signer.selector,
+        value=signer.value,
+        identity=_identity(tags.get("i"), signer.domain),
         header_relaxed=header,
         body_relaxed=body,
         signed=signed,
         body_hash=_base64(tags["bh"], "bh"),
-        value=_base64(tags["b"], "b"),
         length=_number(tags, "l"),
         signed_at=signed_at,
         expires_at=expires_at,
     )
+
+
+def read_signer(tags: Mapping[str, bytes]) -> Signer:
+    """Read who signed; the names are folded to lower case."""
+    domain, selector = _name(tags["d"], _DOMAIN, "d"), _name(tags["s"], _SELECTOR, "s")
+    return Signer(_word(tags["a"], "a"), domain, selector, _base64(tags["b"], "b"))
 
 
 def parse_key(record: bytes) -> KeyRecord:
@@ -238,7 +271,7 @@ def _words(value: bytes) -> list[str]:
     return [_WHITE.sub(b"", word).decode("ascii", "replace").lower() for word in value.split(b":")]
 
 
-def _number(tags: dict[str, bytes], name: str) -> int | None:
+def _number(tags: Mapping[str, bytes], name: str) -> int | None:
     value = tags.get(name)
     if value is None:
         return None

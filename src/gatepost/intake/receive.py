@@ -189,6 +189,8 @@ async def _verdict(services: Services, whole: Whole, header: HeaderBlock, now: I
         raise Refusal(Reply(Code.LOCAL_ERROR, "4.7.1", f"{name} cannot be judged now, try again later"))
     if verdict.action is Action.REFUSE and not all(each.role for each in whole.accepted):
         name = id_text(whole.envelope.id)
+        if verdict.refusal:
+            raise Refusal(Reply(Code.NO_SUCH_MAILBOX, "5.7.1", f"{name} refused: {verdict.refusal}"))
         detail = f"score {verdict.score:.1f}: " + " ".join(verdict.reasons)
         raise Refusal(Reply(Code.NO_SUCH_MAILBOX, "5.7.1", f"{name} refused as unwanted"), detail=detail)
     return verdict

@@ -22,6 +22,7 @@ from gatepost.codec.dkim import (
     BadSignature,
     KeyRecord,
     Signature,
+    Signer,
     canonical_body,
     parse_key,
     parse_signature,
@@ -50,12 +51,12 @@ async def verify(fields: Fields, body: bytes, names: KeyNames, now: Instant) -> 
     signatures = [raw for name, raw in fields if name == b"dkim-signature"]
     if not signatures:
         return (Finding("dkim", Result.NONE, reason="no signature"),)
-    hashes = _BodyHashes(body)
+    hashes = BodyHashes(body)
     found = [await _verify_one(raw, fields, hashes, names, now) for raw in signatures[:SIGNATURES_MAX]]
     return tuple(found)
 
 
-class _BodyHashes:
+class BodyHashes:
     """The body's two canonical hashes, each made at most once."""
 
     def __init__(self, body: bytes) -> None:
@@ -75,12 +76,12 @@ def _hash(body: bytes, relaxed: bool) -> bytes:
     return hashlib.sha256(canonical_body(body, relaxed=relaxed)).digest()
 
 
-async def _verify_one(raw: bytes, fields: Fields, hashes: _BodyHashes, names: KeyNames, now: Instant) -> Finding:
+async def _verify_one(raw: bytes, fields: Fields, hashes: BodyHashes, names: KeyNames, now: Instant) -> Finding:
     try:
         signature = parse_signature(raw)
     except BadSignature as wrong:
         return Finding("dkim", Result.PERMERROR, reason=str(wrong))
-    result, reason = await _judge_one(signature, raw, fields, hashes, names, now)
+    result, reason = await check_signature(signature, raw, fields, hashes, names, now)
     properties = (
         ("header.d", signature.domain),
         ("header.s", signature.selector),
@@ -89,8 +90,8 @@ async def _verify_one(raw: bytes, fields: Fields, hashes: _BodyHashes, names: Ke
     return Finding("dkim", result, signature.domain, properties, reason)
 
 
-async def _judge_one(
-    signature: Signature, raw: bytes, fields: Fields, hashes: _BodyHashes, names: KeyNames, now: Instant
+async def check_signature(
+    signature: Signature, raw: bytes, fields: Fields, hashes: BodyHashes, names: KeyNames, now: Instant
 ) -> tuple[Result, str]:
     if signature.algorithm == "rsa-sha1":
         return Result.POLICY, "rsa-sha1 proves nothing (RFC 8301)"
@@ -106,7 +107,7 @@ async def _judge_one(
             return Result.POLICY, "l= covers only a part of the body"
         return Result.FAIL, "the body was changed"
     try:
-        record = await _key(signature, names)
+        record = await find_key(signature, names)
     except Trouble as trouble:
         return Result.TEMPERROR, str(trouble)
     except BadKey as wrong:
@@ -118,8 +119,9 @@ async def _judge_one(
     return result, reason
 
 
-async def _key(signature: Signature, names: KeyNames) -> KeyRecord:
-    records = await names.txt(signature.key_name)
+async def find_key(signer: Signer, names: KeyNames) -> KeyRecord:
+    """Return the key that may verify `signer`; BadKey where there is none that may, Trouble where nobody knows."""
+    records = await names.txt(signer.key_name)
     if not records:
         raise BadKey("there is no key")
     if len(records) > 1:
@@ -131,27 +133,26 @@ async def _key(signature: Signature, names: KeyNames) -> KeyRecord:
         raise BadKey("the key is not for sha256")
     if not record.services & {"*", "email"}:
         raise BadKey("the key is not for mail")
-    if record.kind != signature.algorithm.partition("-")[0]:
+    if record.kind != signer.algorithm.partition("-")[0]:
         raise BadKey(f"the key is of kind {record.kind}")
-    host = signature.identity.rpartition("@")[2].lower()
-    if record.strict and host != signature.domain:
+    if record.strict and signer.identity_domain != signer.domain:
         raise BadKey("the key forbids i= of a subdomain")
     return record
 
 
-def check_value(signature: Signature, record: KeyRecord, signed: bytes) -> tuple[Result, str]:
+def check_value(signer: Signer, record: KeyRecord, signed: bytes) -> tuple[Result, str]:
     """Check the signature's value over the signed octets with a key of the right kind."""
     digest = hashlib.sha256(signed).digest()
     try:
         if record.kind == "ed25519":
-            Ed25519PublicKey.from_public_bytes(record.key).verify(signature.value, digest)
+            Ed25519PublicKey.from_public_bytes(record.key).verify(signer.value, digest)
             return Result.PASS, ""
         key = _rsa_key(record.key)
         if key.key_size < RSA_MIN_BITS:
             return Result.POLICY, f"an RSA key of {key.key_size} bits proves nothing (RFC 8301)"
         if key.key_size > RSA_MAX_BITS:
             return Result.NEUTRAL, f"an RSA key of {key.key_size} bits is not evaluated"
-        key.verify(signature.value, digest, PKCS1v15(), Prehashed(SHA256()))
+        key.verify(signer.value, digest, PKCS1v15(), Prehashed(SHA256()))
     except InvalidSignature:
         return Result.FAIL, "the signature does not match"
     except (ValueError, UnsupportedAlgorithm) as wrong:

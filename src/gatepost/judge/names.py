@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from gatepost.aio.resolve import Answer, Resolver, T
+from gatepost.aio.resolve import Answer, Resolver, Status, T
 from gatepost.codec.spf import Ip
 from gatepost.judge.spf import Trouble
 
@@ -26,6 +26,12 @@ class ResolvedNames:
     async def exchanges(self, name: str) -> Sequence[str]:
         """Return MX hosts, the preferred first; the null MX is none."""
         return [each.host for each in _known(await self._resolver.mx(name), name) if each.host]
+
+    async def exists(self, name: str) -> bool:
+        """Tell whether a name, or one below it, exists at all (RFC 8020); Trouble where nobody knows."""
+        answer = await self._resolver.a(name)
+        _known(answer, name)
+        return answer.status is not Status.NXDOMAIN
 
     async def pointers(self, ip: Ip) -> Sequence[str]:
         """Return the names that the address points to."""

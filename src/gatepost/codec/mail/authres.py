@@ -1,7 +1,8 @@
 """Authentication-Results (RFC 8601): ours written, those that others wrote in our name found."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from gatepost.base.address import fold
@@ -11,7 +12,22 @@ from gatepost.codec.mail.header import HeaderBlock, unfold
 from gatepost.codec.mail.params import without_comments
 
 LINE_MAX: Final = 76
+RESULTS_MAX: Final = 100  # methods read of one field
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~/@-]+")
+_PIECE: Final = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)*', re.DOTALL)
+_METHOD: Final = re.compile(r"\s*([A-Za-z0-9-]+)(?:\s*/\s*[0-9]+)?\s*=\s*([A-Za-z]+)")
+_PROPERTY: Final = re.compile(
+    r"""([A-Za-z0-9]+\s*\.\s*[A-Za-z0-9_-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s";]+)""", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """One method's result as somebody wrote it down, in lower case; properties by `ptype.property`."""
+
+    method: str
+    result: str
+    properties: Mapping[str, str]
 
 
 def render(authserv_id: str, findings: Sequence[Finding]) -> bytes:
@@ -20,6 +36,19 @@ def render(authserv_id: str, findings: Sequence[Finding]) -> bytes:
     return ("Authentication-Results: " + ";\r\n\t".join([authserv_id, *results]) + "\r\n").encode(
         "ascii", "replace"
     )
+
+
+def parse(value: bytes) -> list[Reported]:
+    """Read the results of a field's value, whoever wrote it; what cannot be read is left out."""
+    text = without_comments(unfold(value)).decode("utf-8", "replace")
+    found = []
+    for piece in _pieces(text)[:RESULTS_MAX]:
+        method = _METHOD.match(piece)
+        if method is not None:
+            pairs = _PROPERTY.findall(piece, method.end())
+            properties = {"".join(name.split()).lower(): _unquoted(each) for name, each in pairs}
+            found.append(Reported(method[1].lower(), method[2].lower(), properties))
+    return found
 
 
 def forged(header: HeaderBlock, raw: object, authserv_id: str) -> tuple[tuple[int, int], ...]:
@@ -34,6 +63,22 @@ def _claims(value: bytes, ours: str) -> bool:
     name = without_comments(unfold(value)).partition(b";")[0]
     words = fold(name.replace(b'"', b"").replace(b"\\", b"").decode("utf-8", "replace")).split()
     return not words or words[0] == ours or words[0].endswith("." + ours)
+
+
+def _pieces(text: str) -> list[str]:
+    """Split at the semicolons that no quotes hold."""
+    pieces: list[str] = []
+    at = 0
+    while at <= len(text) and len(pieces) <= RESULTS_MAX:
+        found = _PIECE.match(text, at)
+        assert found is not None  # it matches nothing, too
+        pieces.append(found[0])
+        at = found.end() + 1
+    return pieces
+
+
+def _unquoted(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
 
 
 def _result(finding: Finding) -> str:
