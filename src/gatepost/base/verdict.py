@@ -29,6 +29,18 @@ class Finding:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """What is needed to vouch for a mail that goes on (ARC, RFC 8617).
+
+    `results` is the value of our Authentication-Results; `below` the raw fields (results, message signature, seal)
+    of each set of the mail's valid chain, the oldest first.
+    """
+
+    results: bytes
+    below: tuple[tuple[bytes, bytes, bytes], ...] = ()
+
+
 class Action(Enum):
     """What the judge advises; intake acts."""
 
@@ -49,5 +61,7 @@ class Verdict:
     header: bytes = b""
     refusal: str = ""
     """Why a mail is refused, in words for its sender; empty for its content."""
+    custody: Custody | None = None
+    """None where nothing can be vouched for: nobody was asked, or the chain is broken."""
     strip: tuple[tuple[int, int], ...] = ()
     """Octet ranges [start, end) of the header block that must go: forged results in our name (RFC 8601 §5)."""

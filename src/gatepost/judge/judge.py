@@ -9,7 +9,7 @@ from gatepost.base.address import ReversePath, fold_domain
 from gatepost.base.clock import Instant
 from gatepost.base.envelope import Client, Envelope
 from gatepost.base.ports import Log
-from gatepost.base.verdict import Action, Finding, Result, Verdict
+from gatepost.base.verdict import Action, Custody, Finding, Result, Verdict
 from gatepost.codec.dmarc import Request
 from gatepost.codec.mail import authres
 from gatepost.codec.mail.address import mailboxes
@@ -85,7 +85,8 @@ class Judge:
             score, reasons = scanned.score, scanned.rules
             content = self._action(scanned.score, trusted=trusted)
             action, refusal = (content, "") if _HARSHNESS[content] > _HARSHNESS[action] else (action, refusal)
-        return Verdict(action, proof.findings, score, reasons, added, refusal, tuple(sorted(set(strip))))
+        custody = self._custody(proof)
+        return Verdict(action, proof.findings, score, reasons, added, refusal, custody, tuple(sorted(set(strip))))
 
     async def prove(
         self, client: Client, envelope: Envelope, raw: bytes, header: HeaderBlock, now: Instant
@@ -131,6 +132,13 @@ class Judge:
                 return Action.JUNK, ""
             case _:
                 return Action.DEFER if _would_refuse(outcome) else Action.ACCEPT, ""
+
+    def _custody(self, proof: Proof) -> Custody | None:
+        chain = proof.chain or arc.NO_CHAIN
+        if not proof.findings or chain.result not in (Result.NONE, Result.PASS):
+            return None
+        value = authres.render(self._authserv_id, proof.findings).partition(b":")[2]
+        return Custody(value, tuple((each.results, each.message, each.seal) for each in chain.sets))
 
     def _trust(self) -> Trust:
         return Trust(frozenset(self._settings.sealers), frozenset(self._settings.lists))

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from gatepost.base.address import fold_domain
 from gatepost.base.clock import MICROSECONDS, Instant
+from gatepost.base.verdict import Custody
+from gatepost.codec.arc import SETS_MAX, ArcSet, sealed_octets
 from gatepost.codec.dkim import canonical_body, signed_octets
 
 OVERSIGNED: Final = (b"from", b"to", b"cc", b"subject", b"date", b"message-id")
@@ -81,6 +83,20 @@ class Seal:
             return await asyncio.to_thread(sign_all, keys, fields, body, now)
         return sign_all(keys, fields, body, now)
 
+    async def vouch(self, fields: Fields, body: bytes, domain: str, custody: Custody, now: Instant) -> bytes:
+        """Return the ARC set to put on top of a stranger's mail that goes on; empty where `domain` has no RSA key.
+
+        RSA alone, because RFC 8617 asks every verifier for no more.
+        """
+        keys = await self._keys.of(fold_domain(domain))
+        key = next((each for each in keys if each.algorithm == "rsa-sha256"), None)
+        if key is None or len(custody.below) >= SETS_MAX:
+            return b""
+        below = [ArcSet(at, *each) for at, each in enumerate(custody.below, 1)]
+        if len(body) > OFF_LOOP_OCTETS:
+            return await asyncio.to_thread(arc_set, key, fields, body, below, custody.results, now)
+        return arc_set(key, fields, body, below, custody.results, now)
+
 
 def sign_all(keys: Sequence[SigningKey], fields: Fields, body: bytes, now: Instant) -> bytes:
     """Return one DKIM-Signature field a key, relaxed/relaxed."""
@@ -97,6 +113,28 @@ def signed_names(fields: Fields) -> tuple[bytes, ...]:
     return tuple(names)
 
 
+def arc_set(
+    key: SigningKey, fields: Fields, body: bytes, below: Sequence[ArcSet], results: bytes, now: Instant
+) -> bytes:
+    """Return the three fields of a new ARC set (RFC 8617 §5.1), the seal on top.
+
+    `below` are the sets of a chain that was found valid, or none; `results` is what we found, as the value of an
+    Authentication-Results field. The sets of `below` stand in `fields`.
+    """
+    instance, moment = len(below) + 1, now // MICROSECONDS
+    body_hash = hashlib.sha256(canonical_body(body, relaxed=True)).digest()
+    names = (*signed_names(fields), *(name for name, _ in fields if name == b"dkim-signature"))
+    signer = [b"a=" + key.algorithm.encode(), b"d=" + key.domain.encode(), b"s=" + key.selector.encode()]
+    numbered = [b"i=%d" % instance, *signer, b"t=%d" % moment]
+    found = b"ARC-Authentication-Results: i=%d; " % instance + results.strip() + b"\r\n"
+    tags = [*numbered, b"c=relaxed/relaxed", b"h=" + b":".join(names), b"bh=" + b64encode(body_hash), b"b="]
+    unsigned = _folded(b"ARC-Message-Signature", tags)
+    message = _with_value(unsigned, key, signed_octets(fields, names, unsigned, relaxed=True))
+    bare = _folded(b"ARC-Seal", [*numbered, b"cv=" + (b"pass" if below else b"none"), b"b="])
+    seal = _with_value(bare, key, sealed_octets((*below, ArcSet(instance, found, message, bare))))
+    return seal + message + found
+
+
 def _sign(key: SigningKey, fields: Fields, names: Sequence[bytes], body_hash: bytes, now: Instant) -> bytes:
     moment = now // MICROSECONDS
     tags = [
@@ -111,16 +149,20 @@ def _sign(key: SigningKey, fields: Fields, names: Sequence[bytes], body_hash: by
         b"bh=" + b64encode(body_hash),
         b"b=",
     ]
-    unsigned = _folded(tags)
-    digest = hashlib.sha256(signed_octets(fields, names, unsigned, relaxed=True)).digest()
-    value = b64encode(key.sign(digest))
+    unsigned = _folded(b"DKIM-Signature", tags)
+    return _with_value(unsigned, key, signed_octets(fields, names, unsigned, relaxed=True))
+
+
+def _with_value(unsigned: bytes, key: SigningKey, octets: bytes) -> bytes:
+    """Return a field whose b= is empty with the signature over `octets` in it."""
+    value = b64encode(key.sign(hashlib.sha256(octets).digest()))
     lines = [value[at : at + LINE_MAX - 1] for at in range(0, len(value), LINE_MAX - 1)]
     return unsigned.removesuffix(b"\r\n") + b"\r\n\t" + b"\r\n\t".join(lines) + b"\r\n"
 
 
-def _folded(tags: Sequence[bytes]) -> bytes:
+def _folded(name: bytes, tags: Sequence[bytes]) -> bytes:
     """Lay the tags out in lines of at most 76 octets; h= is folded at its colons."""
-    lines, line = [], b"DKIM-Signature:"
+    lines, line = [], name + b":"
     for at, tag in enumerate(tags):
         text = tag if at == len(tags) - 1 else tag + b";"
         for piece in _pieces(text):
@@ -128,7 +170,7 @@ def _folded(tags: Sequence[bytes]) -> bytes:
                 lines.append(line)
                 line = b"\t" + piece
             else:
-                line += piece if line.endswith(b":") and not line.startswith(b"DKIM") else b" " + piece
+                line += piece if line.endswith(b":") and line != name + b":" else b" " + piece
     return b"\r\n".join([*lines, line]) + b"\r\n"
 
 
