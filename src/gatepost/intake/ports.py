@@ -13,7 +13,7 @@ from gatepost.base.clock import Clock, Instant
 from gatepost.base.envelope import Client, Envelope, Recipient, Tls
 from gatepost.base.ids import MailId, Minter
 from gatepost.base.ports import Log
-from gatepost.base.verdict import Finding, Verdict
+from gatepost.base.verdict import Custody, Finding, Verdict
 from gatepost.blobs.spool import Spool
 from gatepost.codec.mail.header import Buffer, HeaderBlock
 from gatepost.db.unit import Database, Step
@@ -103,10 +103,14 @@ class Judge(Protocol):
 
 
 class Seal(Protocol):
-    """DKIM signing: the fields to put on top, empty where the domain has no key."""
+    """DKIM signing and ARC sealing: the fields to put on top, empty where the domain has no key."""
 
     async def seal(
         self, fields: Sequence[tuple[bytes, bytes]], body: bytes, domain: str, now: Instant
+    ) -> bytes: ...
+
+    async def vouch(
+        self, fields: Sequence[tuple[bytes, bytes]], body: bytes, domain: str, custody: Custody, now: Instant
     ) -> bytes: ...
 
 

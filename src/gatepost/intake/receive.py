@@ -150,7 +150,8 @@ async def _judge(services: Services, whole: Whole) -> _Ready:
     trace = verdict.header + received_field(whole.client, services.hostname, whole.envelope, now)
     if whole.account is None and not whole.client.local_user:
         taken = content.prepare_received(whole.raw, header, verdict.strip)
-        return _Ready(whole, trace, taken, verdict, now)
+        custody = await _vouched(services, whole, header, verdict, now)
+        return _Ready(whole, custody + trace, taken, verdict, now)
     origin = content.Origin(whole.envelope.id, services.hostname, whole.envelope.sender)
     prepared = content.prepare_submitted(whole.raw, header, verdict.strip, origin, now)
     if len(prepared.content) > DESCRIBE_HERE_OCTETS:
@@ -203,6 +204,18 @@ async def _sealed(services: Services, prepared: content.Prepared, now: Instant) 
     octets, header = prepared.content, prepared.header
     fields = [(field.name, octets[field.start : field.end]) for field in header.fields]
     return await services.seal.seal(fields, octets[header.end :], writer.domain, now)
+
+
+async def _vouched(services: Services, whole: Whole, header: HeaderBlock, verdict: Verdict, now: Instant) -> bytes:
+    """Return the ARC set of a stranger's mail that one of our addresses sends on (RFC 8617)."""
+    going_on = (each for each in whole.accepted if any(isinstance(where, ToRelay) for where in each.deliveries))
+    forwarder = next(going_on, None)
+    if forwarder is None or verdict.custody is None:
+        return b""
+    raw = bytes(whole.raw)
+    fields = [(field.name.lower(), raw[field.start : field.end]) for field in header.fields]
+    domain = forwarder.recipient.address.domain
+    return await services.seal.vouch(fields, raw[header.end :], domain, verdict.custody, now)
 
 
 async def _store_alone(services: Services, ready: _Ready, accepted: Accepted) -> Reply:

@@ -1,0 +1,171 @@
+"""What the results of DMARC and ARC do to a stranger's mail, from the wire to the mailbox."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from ipaddress import ip_address
+
+import pytest
+
+from gatepost.codec.spf import Ip
+from gatepost.judge.judge import Judge
+from gatepost.judge.settings import Dmarc, JudgeSettings
+from gatepost.judge.spf import Trouble
+from tests.intake.world import HOST, World, world
+from tests.support.loop import run
+
+SENDER = "<a@sender.example>"
+
+
+class Zone:
+    """sender.example sends from 192.0.2.9, where the tests come from; legit.example and bank.example do not."""
+
+    def __init__(self, down: Sequence[str] = ()) -> None:
+        self._down = down
+        self._texts = {
+            "sender.example": "v=spf1 ip4:192.0.2.9 -all",
+            "_dmarc.sender.example": "v=DMARC1; p=reject",
+            "_dmarc.legit.example": "v=DMARC1; p=reject",
+            "_dmarc.bank.example": "v=DMARC1; p=quarantine",
+            "_dmarc.trying.example": "v=DMARC1; p=reject; t=y",
+        }
+
+    async def txt(self, name: str) -> Sequence[bytes]:
+        """Return a name's text."""
+        if name in self._down:
+            raise Trouble(f"the DNS does not answer for {name}")
+        return [self._texts[name].encode()] if name in self._texts else []
+
+    async def hosts(self, name: str, version: int) -> Sequence[Ip]:
+        """Return an address."""
+        return [ip_address("192.0.2.9")]
+
+    async def exchanges(self, name: str) -> Sequence[str]:
+        """Return no server."""
+        return []
+
+    async def pointers(self, ip: Ip) -> Sequence[str]:
+        """Return no name."""
+        return []
+
+    async def exists(self, name: str) -> bool:
+        """Tell that everything does."""
+        return True
+
+
+def judging(here: World, zone: Zone, **settings: object) -> None:
+    """Let a judge look at what comes."""
+    chosen = JudgeSettings(**settings)  # type: ignore[arg-type]  # named by the tests
+    here.services = replace(here.services, judge=Judge(chosen, HOST, zone, None, here.log))
+
+
+def mail(author: str, extra: bytes = b"") -> bytes:
+    """Return a mail from `author`."""
+    return extra + f"From: {author}\r\nTo: bob@here.example\r\nSubject: peas\r\n\r\nThe peas are in.\r\n".encode()
+
+
+def answer(
+    author: str, zone: Zone | None = None, extra: bytes = b"", **settings: object
+) -> tuple[str, list[bytes], int]:
+    """Send a mail; return the reply's code, what is in the INBOX, and how many mails are in Junk."""
+
+    async def scene() -> tuple[str, list[bytes], int]:
+        async with world() as here:
+            judging(here, zone or Zone(), **settings)
+            async with here.client() as talk:
+                said = await talk.mail(mail(author, extra), SENDER)
+            return said, await here.mails("bob"), len(await here.mails("bob", "Junk"))
+
+    return run(scene())
+
+
+def test_mail_that_its_author_proves_is_taken() -> None:
+    said, (stored,), junk = answer("a@sender.example")
+    assert (said, junk) == ("250 2.0.0", 0)
+    assert b"dmarc=pass\r\n\t\theader.from=sender.example\r\n\t\tpolicy.dmarc=reject" in stored
+
+
+@pytest.mark.row("HDR-07", "HDR-11")
+@pytest.mark.parametrize(
+    "author",
+    [
+        "admin@legit.example",
+        "a@sender.example, admin@legit.example",
+        "admin@legit.example,<a@sender.example>",
+        "team: a@sender.example, admin@legit.example;",
+    ],
+)
+def test_mail_that_forges_a_domain_which_asks_to_refuse_it_is_refused_before_the_250(author: str) -> None:
+    said, stored, junk = answer(author)
+    assert (said, stored, junk) == ("550 5.7.1", [], 0)
+
+
+def test_the_refusal_names_the_domain_that_asks_for_it() -> None:
+    async def scene() -> None:
+        async with world() as here:
+            judging(here, Zone())
+            async with here.client() as talk:
+                await talk.begin(SENDER)
+                said = await talk.send(mail("admin@legit.example") + b".\r\n")
+            assert said.endswith(b" refused: legit.example asks to refuse mail that it does not prove (DMARC)\r\n")
+
+    run(scene())
+
+
+def test_mail_that_forges_a_domain_which_asks_to_quarantine_it_is_junk() -> None:
+    assert answer("x@bank.example")[1:] == ([], 1)
+
+
+def test_a_domain_that_only_tests_its_policy_changes_nothing() -> None:
+    said, (stored,), _ = answer("x@trying.example")
+    assert said == "250 2.0.0"
+    assert b"dmarc=fail reason=" in stored
+
+
+def test_a_name_in_front_of_the_address_is_not_the_author() -> None:
+    said, (stored,), _ = answer('"admin@legit.example" <a@sender.example>')
+    assert said == "250 2.0.0"
+    assert b"header.from=sender.example" in stored
+
+
+@pytest.mark.parametrize(("mode", "mentioned"), [(Dmarc.REPORT, True), (Dmarc.OFF, False)])
+def test_an_operator_who_does_not_honour_it_gets_the_mail(mode: Dmarc, mentioned: bool) -> None:
+    said, (stored,), _ = answer("admin@legit.example", dmarc=mode)
+    assert said == "250 2.0.0"
+    assert (b"dmarc=fail" in stored) is mentioned
+
+
+@pytest.mark.row("AUTHN-25")
+def test_a_policy_that_nobody_can_tell_keeps_no_mail_out() -> None:
+    said, (stored,), _ = answer("admin@legit.example", Zone(["_dmarc.legit.example"]))
+    assert said == "250 2.0.0"
+    assert b"dmarc=temperror" in stored
+
+
+@pytest.mark.row("AUTHN-25")
+def test_where_the_policy_is_reject_and_a_key_cannot_be_asked_for_the_mail_is_put_off() -> None:
+    signature = (
+        b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=legit.example; s=s1; h=from;\r\n"
+        b"\tbh=" + b64encode(sha256(b"The peas are in.\r\n").digest()) + b"; b=AAAA\r\n"
+    )
+    zone = Zone(["s1._domainkey.legit.example"])
+    assert answer("admin@legit.example", zone, signature)[0] == "451 4.7.1"
+    assert answer("admin@legit.example", Zone(), signature)[0] == "550 5.7.1"
+
+
+def test_a_mail_that_goes_on_is_vouched_for() -> None:
+    async def scene() -> None:
+        async with world() as here:
+            judging(here, Zone())
+            async with here.client() as talk:
+                assert await talk.mail(mail("a@sender.example"), SENDER, "team@here.example") == "250 2.0.0"
+            (row,) = await here.rows("SELECT body FROM queue_mail")
+            queued = await here.services.bodies.get(int(str(row[0])))  # type: ignore[attr-defined]  # Blobs
+            assert queued.startswith(b"ARC-Seal: i=1; d=here.example\r\nAuthentication-Results: ")
+
+    run(scene())
+
+
+def test_a_mail_that_stays_is_not() -> None:
+    assert b"ARC-Seal" not in answer("a@sender.example")[1][0]
