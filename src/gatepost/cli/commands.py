@@ -9,6 +9,7 @@ from gatepost.cli import (
     bgp,
     care,
     gate,
+    genuine,
     join,
     kernel,
     limits,
@@ -68,6 +69,7 @@ pfctl.register(app)
 sendmail.register(app)
 mailq.register(app)
 join.register(app)
+genuine.register(app)
 
 
 def _version(asked: bool) -> None:

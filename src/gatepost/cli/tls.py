@@ -3,37 +3,29 @@
 import asyncio
 import random
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Final
 
 import typer
 
-from gatepost.aio.resolve import Resolver, system_servers
+from gatepost.aio.resolve import Resolver
 from gatepost.base.address import fold_domain
-from gatepost.base.settings import BadSetting
+from gatepost.cli.asking import SILENT, DnsOption, configuration_if_any, servers
 from gatepost.cli.common import (
     CLOCK,
-    CONFIG_FILES,
     ConfigOption,
     Failed,
     JsonOption,
-    configuration,
     print_json,
     say,
 )
 from gatepost.codec.mtasts import VERSION, BadPolicy
-from gatepost.config import Config, Kind, split_address
+from gatepost.config import Config, Kind
 from gatepost.policy.action import Route
 from gatepost.relay.assurance import Assurance, Assurer, Unsure
 from gatepost.relay.mtasts import Finding, Known, Policies
 from gatepost.relay.route import Hop, NoRoute, Router
 from gatepost.web.mtasts import HOST_LABEL, PATH, own_policy, policy_id
 
-DNS_PORT: Final = 53
-
 tls = typer.Typer(help="TLS to other mail servers.", no_args_is_help=True)
-
-DnsOption = Annotated[str, typer.Option("--dns", metavar="HOST:PORT", help="Ask this resolver instead.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +61,9 @@ def _policy_facts(known: Known) -> dict[str, object]:
 @tls.command("check")
 def tls_check(domain: str, dns: DnsOption = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Tell what a mail to DOMAIN would ask of each of its servers' TLS, and why; no server is spoken to."""
-    settings = _configuration(config)
+    settings = configuration_if_any(config)
     try:
-        rows = asyncio.run(_check(domain, settings, _servers(dns, settings)))
+        rows = asyncio.run(_check(domain, settings, servers(dns, settings)))
     except NoRoute as none:
         raise Failed(f"{domain}: {none.reply.text}") from none
     if as_json:
@@ -95,7 +87,7 @@ def _tell_policy(domain: str, finding: Finding) -> None:
 @tls.command("policy")
 def tls_policy(domain: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print the DNS records that announce our own MTA-STS policy for DOMAIN, and the policy."""
-    settings = _configuration(config)
+    settings = configuration_if_any(config)
     try:
         policy = own_policy(settings.tls.mta_sts, settings.hostname)
     except BadPolicy as wrong:
@@ -144,7 +136,7 @@ async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ..
         resolver,
         None,
         clock=CLOCK,
-        log=_Silent(),
+        log=SILENT,
         allow_loopback=config.relay.allow_loopback,
     )
     assurer = Assurer(config.relay, resolver, policies)
@@ -162,27 +154,3 @@ async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ..
         await policies.close()
         await resolver.close()
     return rows
-
-
-class _Silent:
-    """A log that is not wanted: the rows say the same."""
-
-    def _nothing(self, event: str, **fields: object) -> None:
-        """Do nothing."""
-
-    debug = info = warning = error = exception = _nothing
-
-
-def _configuration(path: Path | None) -> Config:
-    """Return the configuration in force; the defaults where there is none."""
-    if path is None and not any(Path(name).exists() for name in CONFIG_FILES):
-        return Config()
-    return configuration(path)
-
-
-def _servers(dns: str, config: Config) -> tuple[tuple[str, int], ...]:
-    texts = (dns,) if dns else config.resolver.servers
-    try:
-        return tuple(split_address(text, DNS_PORT, ("dns",)) for text in texts) or system_servers()
-    except BadSetting as wrong:
-        raise Failed(f"{dns!r} is no resolver: write 127.0.0.1:53") from wrong

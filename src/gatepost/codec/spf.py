@@ -56,15 +56,19 @@ class Mechanism:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record's mechanisms in order, and its redirect (empty for none)."""
+    """A record's mechanisms in order, its redirect and where its explanation stands (empty for none)."""
 
     mechanisms: tuple[Mechanism, ...]
     redirect: str = ""
+    explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Macros:
-    """What macros expand to (§7.2). `validated` is the p macro's value, `unknown` unless somebody looked."""
+    """What macros expand to (§7.2). `validated` is the p macro's value, `unknown` unless somebody looked.
+
+    `receiver` is our name and `moment` the seconds since 1970: only explanations tell them.
+    """
 
     ip: Ip
     sender_local: str
@@ -72,6 +76,8 @@ class Macros:
     helo: str
     domain: str
     validated: str = "unknown"
+    receiver: str = "unknown"
+    moment: int = 0
 
 
 def is_spf(text: str) -> bool:
@@ -102,7 +108,7 @@ def parse(text: str) -> Record:
             modifiers[name] = value
         else:
             _check_macros(value, term)
-    return Record(tuple(mechanisms), modifiers.get("redirect", ""))
+    return Record(tuple(mechanisms), modifiers.get("redirect", ""), modifiers.get("exp", ""))
 
 
 def expand(text: str, macros: Macros) -> str:
@@ -111,6 +117,14 @@ def expand(text: str, macros: Macros) -> str:
     while len(name) > 253 and "." in name:
         name = name.partition(".")[2]
     return name
+
+
+def explain(text: str, macros: Macros) -> str:
+    """Expand what a domain says to those it refuses (§6.2); BadRecord where it makes no sense."""
+    if not text.isascii() or len(text) > RECORD_MAX:
+        raise BadRecord("the explanation is not ASCII, or too long")
+    _check_macros(text, "the explanation", explaining=True)
+    return _MACRO.sub(lambda found: _expansion(found, macros), text)
 
 
 def _mechanism(term: str) -> Mechanism:
@@ -193,23 +207,24 @@ def _ends_in_macro(text: str) -> bool:
     return any(found.end() == len(text) for found in _MACRO.finditer(text))
 
 
-def _check_macros(text: str, term: str) -> None:
+def _check_macros(text: str, term: str, *, explaining: bool = False) -> None:
     at = 0
     for found in _MACRO.finditer(text):
-        _check_literal(text[at : found.start()], term)
+        _check_literal(text[at : found.start()], term, explaining=explaining)
         at = found.end()
         if found[1] is None:
             continue
         letter = found[1].lower()
-        if letter not in _MACRO_LETTERS or letter in _EXP_ONLY:
+        if letter not in _MACRO_LETTERS or (letter in _EXP_ONLY and not explaining):
             raise BadRecord(f"{term!r} has a macro that may not stand there")
         if found[2] and int(found[2]) == 0:
             raise BadRecord(f"{term!r} keeps no label of a macro")
-    _check_literal(text[at:], term)
+    _check_literal(text[at:], term, explaining=explaining)
 
 
-def _check_literal(text: str, term: str) -> None:
-    if "%" in text or any(not "!" <= character <= "~" for character in text):
+def _check_literal(text: str, term: str, *, explaining: bool = False) -> None:
+    first = " " if explaining else "!"
+    if "%" in text or any(not first <= character <= "~" for character in text):
         raise BadRecord(f"{term!r} has a character that may not stand there")
 
 
@@ -244,15 +259,21 @@ def _value(letter: str, macros: Macros) -> str:
             return macros.validated
         case "h":
             return macros.helo
+        case "c":
+            return str(macros.ip)
+        case "r":
+            return macros.receiver
+        case "t":
+            return str(macros.moment)
         case _:
             return "in-addr" if macros.ip.version == 4 else "ip6"
 
 
 def dotted(ip: Ip) -> str:
-    """Return the i macro's form: dotted quads, or 32 nibbles with dots."""
+    """Return the i macro's form: dotted quads, or 32 nibbles with dots, in capitals as openspf's suite has them."""
     if isinstance(ip, IPv4Address):
         return str(ip)
-    return ".".join(f"{int(ip):032x}")
+    return ".".join(f"{int(ip):032X}")
 
 
 def parse_ip(text: str) -> Ip:

@@ -72,7 +72,9 @@ class Judge:
         """Return the verdict on one mail; never raises for what the mail or the DNS says."""
         trusted = bool(client.user)
         asked = self._settings.verify and not trusted
-        proof = await self.prove(client, envelope, raw, header, now) if asked else Proof()
+        ours = client.loopback or self._ours(client.ip)  # what such a client sends, SPF cannot prove
+        dmarc_too = self._settings.dmarc is not Dmarc.OFF and not ours
+        proof = await self.prove(client, envelope, raw, header, now, dmarc=dmarc_too) if asked else Proof()
         strip = list(authres.forged(header, raw, self._authserv_id))
         added = authres.render(self._authserv_id, proof.findings) if proof.findings else b""
         scanned = self._scan(raw, header, proof.findings)
@@ -89,19 +91,19 @@ class Judge:
         return Verdict(action, proof.findings, score, reasons, added, refusal, custody, tuple(sorted(set(strip))))
 
     async def prove(
-        self, client: Client, envelope: Envelope, raw: bytes, header: HeaderBlock, now: Instant
+        self, client: Client, envelope: Envelope, raw: bytes, header: HeaderBlock, now: Instant, *, dmarc: bool
     ) -> Proof:
         """Ask who a mail is from, within the time that all its DNS questions may take."""
         try:
             async with asyncio.timeout(self._settings.dns_time):
-                return await self._proof(client, envelope, raw, header, now)
+                return await self._proof(client, envelope, raw, header, now, dmarc)
         except TimeoutError:
             self._log.warning("judge_out_of_time", message=envelope.id, ip=client.ip)
             late = [Finding(method, Result.TEMPERROR, reason="out of time") for method in ("spf", "dkim")]
             return Proof(tuple(late))
 
     async def _proof(
-        self, client: Client, envelope: Envelope, raw: bytes, header: HeaderBlock, now: Instant
+        self, client: Client, envelope: Envelope, raw: bytes, header: HeaderBlock, now: Instant, with_dmarc: bool
     ) -> Proof:
         signed, sealed = b"dkim-signature" in header, b"arc-seal" in header
         fields = raw_fields(raw, header) if signed or sealed else ()
@@ -113,7 +115,7 @@ class Judge:
         chain = await arc.verify(fields, body, self._names, now) if sealed else None
         if chain is not None:
             findings = (*findings, chain.finding())
-        if self._settings.dmarc is Dmarc.OFF or client.loopback or self._ours(client.ip):
+        if not with_dmarc:
             return Proof(findings, chain=chain)
         outcome = await dmarc.evaluate(self._names, author_domains(header), findings)
         list_id = list_identifier(next(iter(header.get(b"list-id")), b""))

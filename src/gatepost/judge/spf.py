@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, ip_network
 from typing import Final, Protocol, TypeVar
 
 from gatepost.base.verdict import Result
-from gatepost.codec.spf import BadRecord, Ip, Macros, Mechanism, Record, expand, is_spf, parse
+from gatepost.codec.spf import BadRecord, Ip, Macros, Mechanism, Record, expand, explain, is_spf, parse
 
 LOOKUPS_MAX: Final = 10  # §4.6.4: terms that cause a lookup
 VOID_MAX: Final = 2  # §4.6.4: lookups that find nothing
@@ -36,11 +36,13 @@ class Outcome:
 
     Who passes by an `include` is a customer of the domain that is included: of that provider's pool. Empty where
     the words name everybody (`all`, networks larger than NAMING_MIN): they know nothing of the host.
+    `explanation` is what the domain says to those whom it refuses (§6.2), where it was asked for.
     """
 
     result: Result
     reason: str = ""
     by: str = ""
+    explanation: str = ""
 
 
 class _PermError(Exception):
@@ -58,14 +60,32 @@ class _Check:
     pointers: list[str] | None = field(default=None)
     included_by: str = ""
     """The domain whose words matched in the last include that did."""
+    failed: tuple[str, Macros] | None = None
+    """Where the explanation stands of the record that said fail, and its macros."""
 
 
-async def check_host(names: Names, ip: Ip, sender_local: str, sender_domain: str, helo: str) -> Outcome:
-    """Evaluate the policy of `sender_domain` for `ip`; an empty local part counts as postmaster (§4.3)."""
+async def check_host(
+    names: Names,
+    ip: Ip,
+    sender_local: str,
+    sender_domain: str,
+    helo: str,
+    *,
+    explain_as: tuple[str, int] | None = None,
+) -> Outcome:
+    """Evaluate the policy of `sender_domain` for `ip`; an empty local part counts as postmaster (§4.3).
+
+    With `explain_as` (our name, seconds since 1970) a failure brings the domain's explanation along.
+    """
     macros = Macros(ip, sender_local or "postmaster", sender_domain, helo, sender_domain)
+    if explain_as is not None:
+        macros = replace(macros, receiver=explain_as[0], moment=explain_as[1])
     check = _Check(names, macros)
     try:
-        return await _evaluate(check, sender_domain)
+        outcome = await _evaluate(check, sender_domain)
+        if outcome.result is Result.FAIL and explain_as is not None and check.failed is not None:
+            return replace(outcome, explanation=await _explanation(check, *check.failed))
+        return outcome
     except _PermError as wrong:
         return Outcome(Result.PERMERROR, str(wrong))
     except Trouble as trouble:
@@ -82,6 +102,7 @@ async def _evaluate(check: _Check, domain: str) -> Outcome:
     for mechanism in record.mechanisms:
         if await _matches(check, mechanism, macros):
             by = check.included_by if mechanism.name == "include" else domain if _names_somebody(mechanism) else ""
+            check.failed = (record.explanation, macros) if record.explanation else None
             return Outcome(Result(mechanism.qualifier.value), f"matched {mechanism.name} of {domain}", by)
     if not record.redirect:
         return Outcome(Result.NEUTRAL, f"nothing of {domain} matched")
@@ -91,6 +112,19 @@ async def _evaluate(check: _Check, domain: str) -> Outcome:
     if outcome.result is Result.NONE:
         raise _PermError(f"redirect to {target}, which has no record")
     return outcome
+
+
+async def _explanation(check: _Check, where: str, macros: Macros) -> str:
+    """Return the explanation; whatever is wrong with it, there is none (§6.2)."""
+    try:
+        texts = await check.names.txt(await _expanded(check, where, macros))
+        if len(texts) != 1:
+            return ""
+        if b"%{p" in texts[0].lower():
+            macros = await _with_validated(check, macros)
+        return explain(texts[0].decode("latin-1"), macros)
+    except (Trouble, BadRecord, _PermError):
+        return ""
 
 
 def _well_formed(domain: str) -> bool:
@@ -185,11 +219,16 @@ async def _hosts(check: _Check, name: str, version: int) -> Sequence[Ip]:
 
 async def _expanded(check: _Check, text: str, macros: Macros) -> str:
     if "%{p" in text.lower():
-        names = await _validated(check, macros)
-        under = [name for name in names if ("." + name).endswith("." + macros.domain.lower())]
-        best = next((name for name in names if name == macros.domain.lower()), None)
-        macros = replace(macros, validated=best or next(iter(under or names), "unknown"))
+        macros = await _with_validated(check, macros)
     return expand(text, macros)
+
+
+async def _with_validated(check: _Check, macros: Macros) -> Macros:
+    """Return the macros with the name that `p` stands for (§7.3): the domain's own, one below it, any."""
+    names = await _validated(check, macros)
+    under = [name for name in names if ("." + name).endswith("." + macros.domain.lower())]
+    best = next((name for name in names if name == macros.domain.lower()), None)
+    return replace(macros, validated=best or next(iter(under or names), "unknown"))
 
 
 def _within(ip: Ip, hosts: Sequence[Ip], mechanism: Mechanism) -> bool:
