@@ -1,7 +1,8 @@
 """Our ARC sets: before our own verifier and before dkimpy's."""
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import dkim as dkimpy
 import pytest
@@ -74,3 +75,38 @@ def test_what_a_list_changed_before_the_last_hand_shows_in_oldest_pass() -> None
     raw = arc_set(KEY, raw_fields(changed, header), changed[header.end :], first, FOUND, NOW) + changed
     assert evaluated(raw).result is Result.PASS
     assert evaluated(raw).oldest_pass == 2
+
+
+@pytest.mark.row("AUTHN-23")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda raw: raw.replace(b"i=2;", b"i=3;"), "a set is missing"),
+        (lambda raw: raw.replace(b"i=1;", b"i=0;"), "no instance"),
+        (lambda raw: raw.replace(b"i=2;", b"i=51;"), "no instance from 1 to 50"),
+        (lambda raw: raw.replace(b"i=2;", b"i=1;"), "stands twice"),
+        (
+            lambda raw: re.sub(rb"(ARC-Message-Signature: i=2;.*?t=)", rb"\g<1>9", raw, flags=re.DOTALL),
+            "message signature 2",
+        ),
+        (lambda raw: re.sub(rb"(ARC-Seal: i=1;.*?b=\s*).{5}", rb"\g<1>AAAAA", raw, flags=re.DOTALL), "seal"),
+    ],
+)
+def test_a_chain_that_was_tampered_with_fails(change: Callable[[bytes], bytes], reason: str) -> None:
+    raw = sealed(sealed(MAIL))
+    changed = change(raw)
+    assert changed != raw
+    chain = evaluated(changed)
+    assert chain.result is Result.FAIL
+    assert reason in chain.reason
+
+
+@pytest.mark.row("AUTHN-23")
+def test_fifty_sets_are_the_most() -> None:
+    raw = b"".join(
+        b"ARC-Seal: i=%d; cv=pass; a=x; b=; d=x.example; s=s\r\nARC-Message-Signature: i=%d\r\n"
+        b"ARC-Authentication-Results: i=%d; mx\r\n" % (at, at, at)
+        for at in range(1, 52)
+    )
+    chain = evaluated(raw + MAIL)
+    assert (chain.result, chain.reason) == (Result.FAIL, "arc-seal has no instance from 1 to 50")

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 
 import pytest
 
+from gatepost.aio.clock import SystemClock
+from gatepost.aio.resolve import Resolver
 from gatepost.base.verdict import Finding, Result
 from gatepost.codec.dmarc import Request
 from gatepost.judge import dmarc
 from gatepost.judge.dmarc import Outcome
+from gatepost.judge.names import ResolvedNames
 from gatepost.judge.spf import Trouble
 from tests.support.loop import run
+from tests.support.zone import Zone as DnsZone
+from tests.support.zone import txt
 
 REJECT = "v=DMARC1; p=reject"
 
@@ -145,3 +150,25 @@ def test_a_long_name_costs_eight_questions() -> None:
     zone = Zone({})
     judged(zone, ".".join("abcdefghijklmnop") + ".example")
     assert len(zone.asked) == 8
+
+
+@pytest.mark.row("AUTHN-20")
+def test_an_alias_leads_to_the_record_through_the_resolver() -> None:
+    async def play() -> Outcome:
+        records = {
+            "_dmarc.x.example": {"CNAME": ["policies.provider.example."]},
+            "policies.provider.example": {"TXT": [txt("v=DMARC1; p=reject; np=quarantine")]},
+            "there.x.example": {"A": ["192.0.2.1"]},
+        }
+        async with DnsZone(records) as zone:
+            resolver = Resolver([zone.address], clock=SystemClock())
+            try:
+                names = ResolvedNames(resolver)
+                there = await dmarc.evaluate(names, ["there.x.example"], [])
+                gone = await dmarc.evaluate(names, ["gone.x.example"], [])
+                assert (there.request, gone.request) == (Request.REJECT, Request.QUARANTINE)
+                return await dmarc.evaluate(names, ["x.example"], [])
+            finally:
+                await resolver.close()
+
+    assert run(play()).request is Request.REJECT

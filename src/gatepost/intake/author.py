@@ -7,7 +7,6 @@ An address is a user's own when mail to it reaches the user, by aliases too, or 
 so. Programs of this machine and strangers are not asked: the rules decide about those.
 """
 
-
 from gatepost.accounts.model import AccountId
 from gatepost.base.address import Address
 from gatepost.base.reply import Code, Refusal, Reply
