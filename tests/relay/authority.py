@@ -1,6 +1,7 @@
 """Certificates for tests: an authority, those below it, and the TLSA records that name them."""
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256, sha512
@@ -62,10 +63,18 @@ def paper(
     signs: bool = True,
     uses: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.SERVER_AUTH,),
     critical: bool = False,
+    permitted: Sequence[x509.GeneralName] | None = None,
+    excluded: Sequence[x509.GeneralName] | None = None,
+    more: Sequence[x509.GeneralName] = (),
+    subject: x509.Name | None = None,
 ) -> Paper:
-    """Make a certificate, signed by itself without `issuer`. `critical`: with an extension nobody knows."""
+    """Make a certificate, signed by itself without `issuer`.
+
+    `critical`: with an extension nobody knows; `more`: names of other kinds; `subject`: instead of a common name.
+    """
     key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common or (names[0] if names else "nobody"))])
+    named = x509.NameAttribute(NameOID.COMMON_NAME, common or (names[0] if names else "nobody"))
+    subject = subject or x509.Name([named])
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -75,8 +84,11 @@ def paper(
         .not_valid_before(begins)
         .not_valid_after(ends)
     )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
+    if names or more:
+        alternative = x509.SubjectAlternativeName([*(x509.DNSName(name) for name in names), *more])
+        builder = builder.add_extension(alternative, False)
+    if permitted or excluded:
+        builder = builder.add_extension(x509.NameConstraints(permitted, excluded), True)
     if authority:
         builder = builder.add_extension(x509.BasicConstraints(True, path_length), True)
         usage = x509.KeyUsage(True, False, False, False, False, signs, True, False, False)

@@ -4,8 +4,8 @@
                                                                                         that holds, or Unproven
 
 DANE-EE (3) is the server's own certificate or key: neither its names nor its dates count (RFC 7672 §3.1.1).
-DANE-TA (2) is an authority above it: signatures up to there, dates and one of the reference names must hold
-(§3.1.2). PKIX-TA (0) and PKIX-EE (1) are unusable for SMTP (§3.1.3).
+DANE-TA (2) is an authority above it: signatures up to there, dates, name constraints and one of the reference
+names must hold (§3.1.2). PKIX-TA (0) and PKIX-EE (1) are unusable for SMTP (§3.1.3).
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from gatepost.base.address import fold_domain
+from gatepost.codec.constraints import Breach, Constraints
 
 CHAIN_MAX: Final = 16  # certificates of a server that are looked at
 SIGNATURES_MAX: Final = 32  # signatures checked for one server: bounds what a chain made for it can cost
@@ -35,9 +36,10 @@ _CHECKED: Final = frozenset(
         ExtensionOID.EXTENDED_KEY_USAGE,
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
         ExtensionOID.CERTIFICATE_POLICIES,
+        ExtensionOID.NAME_CONSTRAINTS,
     )
 )
-"""Critical extensions that do not make a certificate unusable; name constraints are not evaluated, so they do."""
+"""Critical extensions that do not make a certificate unusable."""
 
 
 _BROKEN: Final = (
@@ -162,40 +164,57 @@ class _Climb:
         given = [record.data for record in anchors if (record.selector, record.matching) == (0, 0)]
         self._above = [certificate for der in (*chain[1:], *given) if (certificate := _loaded(der)) is not None]
         self._keys = [record for record in anchors if (record.selector, record.matching) == (1, 0)]
+        self._constraints = Constraints(())
+        self._breach = ""
 
     def prove(self, names: Sequence[str]) -> Tlsa:
         """Return the record at the end of the way, when the server's own certificate is good for `names`."""
         try:
-            record = self._from(self._leaf, 0, frozenset())
+            presented = _presented(self._leaf)
+            matching = [each for each in names if any(matches_name(name, each) for name in presented)]
+            self._constraints = Constraints(matching)
+            record = self._from((self._leaf,))
             if record is None:
-                raise Unproven("no certificate above the server's fits a TLSA record (usage 2)")
+                why = self._breach and f": {self._breach}"
+                raise Unproven(f"no certificate above the server's fits a TLSA record (usage 2){why}")
             if (wrong := _unfit(self._leaf, self._now)) is not None:
                 raise Unproven(f"the server's certificate {wrong}")
             if not _may_serve(self._leaf):
                 raise Unproven("the server's certificate is not one for servers")
-            presented = _presented(self._leaf)
         except _BROKEN as error:  # what it shows is broken further inside
             raise error if isinstance(error, Unproven) else Unproven(f"broken certificate: {error}") from error
-        if not any(matches_name(name, reference) for name in presented for reference in names):
+        if not matching:
             raise Unproven(f"the certificate is for {', '.join(presented[:5]) or 'no name'}, not {names[0]}")
         return record
 
-    def _from(self, certificate: x509.Certificate, below: int, used: frozenset[int]) -> Tlsa | None:
-        """Return the record that a way up from `certificate` ends in; `below`: authorities already passed."""
+    def _from(self, way: tuple[x509.Certificate, ...]) -> Tlsa | None:
+        """Return the record that the way up from the last of `way` (the server's certificate first) ends in."""
+        certificate = way[-1]
         for record in self._keys:
             if self._afford() and _signed_with(certificate, record.data):
                 return record
-        for at, issuer in enumerate(self._above):
-            if at in used or issuer.subject != certificate.issuer or not self._afford():
+        for issuer in self._above:
+            if issuer in way or issuer.subject != certificate.issuer or not self._afford():
                 continue
-            if not _signed_by(certificate, issuer) or not _may_sign(issuer, below, self._now):
+            if not self._may_vouch(issuer, way):
                 continue
             der = issuer.public_bytes(Encoding.DER)
             found = next((record for record in self._anchors if _fits(record, der)), None)
-            found = found or self._from(issuer, below + 1, used | {at})
+            found = found or self._from((*way, issuer))
             if found is not None:
                 return found
         return None
+
+    def _may_vouch(self, issuer: x509.Certificate, way: tuple[x509.Certificate, ...]) -> bool:
+        """Tell whether `issuer` signed the last of `way`, and may sign it and all that is below."""
+        if not _signed_by(way[-1], issuer) or not _may_sign(issuer, len(way) - 1, self._now):
+            return False
+        try:
+            self._constraints.check(issuer, way)
+        except Breach as breach:
+            self._breach = str(breach)
+            return False
+        return True
 
     def _afford(self) -> bool:
         self._left -= 1
