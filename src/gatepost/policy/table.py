@@ -54,11 +54,13 @@ class TableSettings:
     """The path of a file that makemap or newaliases made (Berkeley DB), `/etc/mail/aliases.db`."""
 
     sql: str = ""
-    """A database that is asked: `sqlite:///path` or `postgresql://user@host/database`."""
+    """A database or a directory that is asked: `sqlite:///path`, `postgresql://user@host/database`,
+    `mysql://user@host/database`, or `ldaps://host/base?attribute`."""
 
     query: str = ""
-    """sql: the query for every use, `SELECT target FROM aliases WHERE address = :key`; `:local` and `:domain` are
-    the parts of an address. It returns a row for each value."""
+    """sql: the query for every use, `SELECT target FROM aliases WHERE address = :key`, or a directory's filter,
+    `(mailAlternateAddress=:key)`; `:local` and `:domain` are the parts of an address. It returns a row for each
+    value."""
 
     queries: Mapping[str, str] = field(default_factory=dict)
     """sql: a query for each use by its kind, `queries.domain = "SELECT 1 FROM domains WHERE name = :key"`."""

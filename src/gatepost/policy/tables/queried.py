@@ -1,4 +1,4 @@
-"""Tables in a database of somebody else's: SQLite or PostgreSQL, asked with the operator's queries.
+"""Tables in a database of somebody else's, SQL or LDAP, asked with the operator's queries.
 
 Asked off the loop, over a few connections that are kept, with a limit of time, and answers are kept for a moment.
 A database that does not answer is not a database that says no: the sender is told to come back (451), and for a
@@ -6,10 +6,11 @@ second nobody waits for it again.
 
     sqlite:///srv/mail/users.db
     postgresql://gatepost@db.example/mail       as libpq takes it; passwords are better kept in a passfile
+    mysql://gatepost@db.example/mail            see mysql.py
+    ldaps://ldap.example/dc=example?mail        see directory.py
 """
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +23,11 @@ import apsw
 from gatepost.aio.offload import Overfull, ThreadPool
 from gatepost.base.reply import Code, Refusal, Reply
 from gatepost.base.settings import BadSetting
+from gatepost.policy.tables import directory, mysql
 from gatepost.policy.tables.kind import Kind
 from gatepost.policy.tables.lookup import RunsAs, Warn
 from gatepost.policy.tables.target import split_values
+from gatepost.policy.tables.token import TOKEN
 
 CONNECTIONS: Final = 4
 WAITING_MAX: Final = 200
@@ -33,7 +36,6 @@ KEPT_MAX: Final = 10_000
 REST: Final = 1.0  # s after a failure
 UNAVAILABLE: Final = Reply(Code.LOCAL_ERROR, "4.3.0", "Temporary lookup failure, try again later")
 _STEPS: Final = 1_000  # of SQLite's machine between two looks at the clock
-_TOKEN: Final = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(?<![:\w]):(key|local|domain)\b")
 _SAME: Final = {Kind.VIRTUAL: Kind.ALIASES}
 """Kinds whose query another's may stand for."""
 
@@ -236,8 +238,8 @@ def queries_of(query: str, queries: Mapping[str, str]) -> Mapping[Kind, str]:
             raise ValueError(f"queries.{name}: there is no such use (known: {', '.join(known)})")
         found[known[name]] = text
     for text in found.values():
-        if not any(match[1] for match in _TOKEN.finditer(text)):
-            raise ValueError(f"{text!r} asks for nothing: write SELECT ... WHERE name = :key")
+        if not any(match[1] for match in TOKEN.finditer(text)):
+            raise ValueError(f"{text!r} asks for nothing: write SELECT ... WHERE name = :key, or (uid=:key)")
     return found
 
 
@@ -253,8 +255,15 @@ def connector(dsn: str, time_limit: float) -> Connect:
         case "postgresql" | "postgres":
             psycopg = _library("psycopg", "postgres")
             return lambda: _Postgres(psycopg, dsn, time_limit)
+        case "mysql" | "mariadb":
+            pymysql, arguments = _library("pymysql", "mysql"), mysql.read_dsn(dsn, time_limit)
+            return lambda: _Styled(mysql.Session(pymysql, arguments, ROWS_MAX))
+        case "ldap" | "ldaps":
+            ldap3, place = _library("ldap3", "ldap"), directory.read_url(dsn)
+            return lambda: directory.Session(ldap3, place, time_limit, ROWS_MAX)
         case _:
-            raise ValueError("sql: write sqlite:///path or postgresql://user@host/database")
+            known = "sqlite:///path, postgresql://user@host/database, mysql://user@host/database"
+            raise ValueError(f"sql: write {known} or ldaps://host/base?attribute")
 
 
 class _Sqlite:
@@ -299,9 +308,20 @@ class _Postgres:
         self._connection.close()
 
 
+class _Styled:
+    """A connection whose library writes `%(key)s` for `:key`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.close = connection.close
+
+    def rows(self, query: str, values: Mapping[str, str]) -> Sequence[Row]:
+        return self._connection.rows(percent_style(query), values)
+
+
 def percent_style(query: str) -> str:
     """Return a query with `%(key)s` for `:key`; quoted text stays, and `%` is doubled."""
-    return _TOKEN.sub(lambda match: f"%({match[1]})s" if match[1] else match[0], query.replace("%", "%%"))
+    return TOKEN.sub(lambda match: f"%({match[1]})s" if match[1] else match[0], query.replace("%", "%%"))
 
 
 def _library(module: str, extra: str) -> Any:  # Any: a module
