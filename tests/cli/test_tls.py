@@ -10,7 +10,9 @@ import pytest
 from gatepost import cli
 from gatepost.codec.mtasts import Mode, Policy, read_policy, read_record
 from gatepost.relay.mtasts import Policies
+from tests.relay.authority import paper, serving
 from tests.support.loop import run
+from tests.support.nexthop import NextHop
 from tests.support.zone import Fault, Zone
 
 RECORDS = {
@@ -66,6 +68,58 @@ def test_people_read_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     assert "mx1.far.example [192.0.2.1]:25  dane\n" in out
     assert "    TLSA 3 1 1 abababababababab…\n" in out
+
+
+def connect(
+    hop: NextHop, tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str, record: str = ""
+) -> tuple[int, str]:
+    """Run the command with --connect against a server; `record`: its TLSA record."""
+
+    async def play() -> int:
+        async with hop:
+            records = {"near.example": {"MX": ["10 mx.near.example."]}, "mx.near.example": {"A": ["127.0.0.1"]}}
+            if record:
+                records[f"_{hop.port}._tcp.mx.near.example"] = {"TLSA": [record]}
+            file = tmp_path / "gatepost.toml"
+            file.write_text(f'[server]\nhostname = "mx.here.example"\n[relay]\nport = {hop.port}\n')
+            async with Zone(records, secure=True) as zone:
+                dns = f"127.0.0.1:{zone.address[1]}"
+                sys.argv = ["gatepost", "tls", "check", "near.example", "--dns", dns, "--connect", *words]
+                return await asyncio.to_thread(cli.run)
+
+    status = run(play())
+    told = capsys.readouterr()
+    return status, told.out + told.err
+
+
+def test_a_server_that_is_spoken_to_proves_what_is_asked_or_the_command_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaf = paper("mx.near.example")
+    for record, status in ((leaf.tlsa(3), 0), (paper("mx.near.example").tlsa(3), 1)):
+        hop = NextHop(tls=serving(tmp_path, leaf))
+        text = f"{record.usage} {record.selector} {record.matching} {record.data.hex()}"
+        found, out = connect(hop, tmp_path, capsys, "--json", record=text)
+        proof = json.loads(out)[0]["proof"]
+        assert (found, proof["good"], hop.mails) == (status, status == 0, [])
+        assert not any(line.upper().startswith(b"MAIL") for line in hop.commands)
+    assert proof["why"] == "DANE: the server's certificate fits none of the TLSA records"
+    status, out = connect(NextHop(tls=serving(tmp_path, leaf)), tmp_path, capsys, record=text)
+    assert "    NOT good: DANE: the server's certificate fits none of the TLSA records\n" in out
+
+
+def test_a_server_that_nothing_is_asked_of_is_good_without_tls_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = connect(NextHop(), tmp_path, capsys)
+    assert (status, "    good: mail would go without TLS: none is offered\n" in out) == (0, True)
+    broken = NextHop(answers={"STARTTLS": b"454 4.7.0 not now\r\n"}, extensions=("STARTTLS",))
+    status, out = connect(broken, tmp_path, capsys)
+    assert (status, "    good: mail would go without TLS: it said 454 not now\n" in out) == (0, True), out
+    status, out = connect(NextHop(tls=serving(tmp_path, paper("mx.near.example"))), tmp_path, capsys)
+    assert (status, "    good: TLSv1.3 TLS_" in out) == (0, True), out
+    status, out = connect(NextHop(answers={"greeting": b"554 5.3.2 no\r\n"}), tmp_path, capsys)
+    assert (status, "    NOT good: it said 554 no\n" in out) == (1, True), out
 
 
 def test_a_policy_is_told_before_the_servers(

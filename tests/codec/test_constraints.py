@@ -139,7 +139,7 @@ def test_constraints_made_to_cost_are_given_up() -> None:
     assert "more name constraints than are looked at" in verdict(leaf, middle, ROOT)
 
 
-@pytest.mark.peer
+@pytest.mark.peer("openssl")
 def test_openssl_gives_the_same_verdicts(tmp_path: Path) -> None:
     openssl = program("openssl")
     (tmp_path / "root.pem").write_bytes(ROOT.pem)

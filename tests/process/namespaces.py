@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import secrets
 import select
 import socket
 import subprocess
@@ -205,6 +206,24 @@ def _in(namespace: str) -> list[str]:
 def in_namespace(namespace: str, *words: str) -> list[str]:
     """Return the argv that runs a program in a namespace."""
     return [*_in(namespace), *words]
+
+
+@contextmanager
+def alone() -> Iterator[str]:
+    """Make a namespace with nothing but loopback, and give its name."""
+    ip, name = program("ip", "/usr/sbin/ip"), f"gp-a-{os.getpid()}-{secrets.token_hex(2)}"
+    if subprocess.run([ip, "netns", "add", name], capture_output=True).returncode != 0:
+        cannot("no network namespaces can be made")
+    try:
+        subprocess.run([ip, "-n", name, "link", "set", "lo", "up"], check=True)
+        yield name
+    finally:
+        subprocess.run([ip, "netns", "del", name], capture_output=True)
+
+
+def inside(namespace: str, work: Callable[[], T]) -> T:
+    """Return what `work` returns; it runs in a thread that has entered a namespace, sockets that it makes too."""
+    return _inside(namespace, work)
 
 
 def _inside(namespace: str, work: Callable[[], T]) -> T:

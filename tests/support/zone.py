@@ -64,6 +64,7 @@ class Zone(asyncio.DatagramProtocol):
         faults: Mapping[str, Fault] | None = None,
         ttl: int = 300,
         lateness: float = 0.3,
+        port: int = 0,
     ) -> None:
         self.records: dict[str, dict[str, list[str]]] = {}
         for name, sets in (records or {}).items():
@@ -74,7 +75,8 @@ class Zone(asyncio.DatagramProtocol):
         self.lateness = lateness
         self.asked: list[tuple[str, str, int, int]] = []
         self.by_tcp = 0
-        self.address = ("127.0.0.1", 0)
+        self.address = ("127.0.0.1", port)
+        self._asked_for = self.address
         self._transport: asyncio.DatagramTransport
         self._server: asyncio.Server
         self._once: set[str] = set()
@@ -82,12 +84,14 @@ class Zone(asyncio.DatagramProtocol):
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         while True:
-            self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
+            self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=self._asked_for)
             self.address = self._transport.get_extra_info("sockname")[:2]
             try:
                 self._server = await asyncio.start_server(self._tcp, *self.address)
             except OSError:  # the same port is taken for TCP
                 self._transport.close()
+                if self._asked_for[1]:
+                    raise
                 continue
             return self
 

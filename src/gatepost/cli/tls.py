@@ -2,11 +2,14 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Final
 
 import typer
 
 from gatepost.aio.resolve import Resolver
+from gatepost.aio.tls import client_context
 from gatepost.base.address import fold_domain
 from gatepost.cli.asking import SILENT, DnsOption, configuration_if_any, servers
 from gatepost.cli.common import (
@@ -21,21 +24,36 @@ from gatepost.codec.mtasts import VERSION, BadPolicy
 from gatepost.config import Config, Kind
 from gatepost.policy.action import Route
 from gatepost.relay.assurance import Assurance, Assurer, Unsure
+from gatepost.relay.deliver import TlsContexts
 from gatepost.relay.mtasts import Finding, Known, Policies
+from gatepost.relay.probe import Proof, probe
 from gatepost.relay.route import Hop, NoRoute, Router
 from gatepost.web.mtasts import HOST_LABEL, PATH, own_policy, policy_id
 
+AT_ONCE: Final = 16  # servers that are spoken to
+
 tls = typer.Typer(help="TLS to other mail servers.", no_args_is_help=True)
+
+ConnectOption = Annotated[
+    bool,
+    typer.Option(
+        "--connect", help="Speak with each server too: does its TLS prove what is asked? No mail is sent."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One machine, and what is asked of it; None: it would not be spoken to, `problem` says why."""
+    """One machine, and what is asked of it; None: it would not be spoken to, `problem` says why.
+
+    `proof`: what it proved, where it was spoken to.
+    """
 
     hop: Hop
     assurance: Assurance | None
     policy: Finding
     problem: str = ""
+    proof: Proof | None = None
 
     def facts(self) -> dict[str, object]:
         asked = self.assurance
@@ -50,7 +68,13 @@ class _Row:
             "names": [] if asked is None else list(asked.names),
             "tlsa": [] if asked is None else [str(record) for record in asked.records],
             "mta_sts": None if self.policy.known is None else _policy_facts(self.policy.known),
+            "proof": None if self.proof is None else _proof_facts(self.proof),
         }
+
+
+def _proof_facts(proof: Proof) -> dict[str, object]:
+    tls = "" if proof.tls is None else f"{proof.tls.version} {proof.tls.cipher}"
+    return {"good": proof.good, "tls": tls, "why": proof.why}
 
 
 def _policy_facts(known: Known) -> dict[str, object]:
@@ -59,20 +83,31 @@ def _policy_facts(known: Known) -> dict[str, object]:
 
 
 @tls.command("check")
-def tls_check(domain: str, dns: DnsOption = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Tell what a mail to DOMAIN would ask of each of its servers' TLS, and why; no server is spoken to."""
+def tls_check(
+    domain: str,
+    dns: DnsOption = "",
+    connect: ConnectOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a mail to DOMAIN would ask of each of its servers' TLS, and why.
+
+    No server is spoken to without --connect; with it the status is 1 when one does not prove what is asked.
+    """
     settings = configuration_if_any(config)
     try:
-        rows = asyncio.run(_check(domain, settings, servers(dns, settings)))
+        rows = asyncio.run(_check(domain, settings, servers(dns, settings), connect=connect))
     except NoRoute as none:
         raise Failed(f"{domain}: {none.reply.text}") from none
     if as_json:
         print_json([row.facts() for row in rows])
-        return
-    if rows:
-        _tell_policy(domain, rows[0].policy)
-    for row in rows:
-        _tell(row)
+    else:
+        if rows:
+            _tell_policy(domain, rows[0].policy)
+        for row in rows:
+            _tell(row)
+    if connect and not all(row.proof is not None and row.proof.good for row in rows):
+        raise typer.Exit(1)
 
 
 def _tell_policy(domain: str, finding: Finding) -> None:
@@ -122,15 +157,18 @@ def _tell(row: _Row) -> None:
         say(f"    name asked for: {facts['sni']}; names a certificate under usage 2 may bear: {_list(row)}")
         for record in row.assurance.records:
             say(f"    TLSA {record}")
+    if row.proof is not None:
+        told = _proof_facts(row.proof)
+        say(f"    {'good' if row.proof.good else 'NOT good'}: {told['why'] or told['tls']}")
 
 
 def _list(row: _Row) -> str:
     return ", ".join(row.assurance.names) if row.assurance is not None else ""
 
 
-async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ...]) -> list[_Row]:
+async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ...], *, connect: bool) -> list[_Row]:
     resolver = Resolver(servers, clock=CLOCK, trusted=config.resolver.trusted)
-    # Ours and loopback are shown like the others: nothing is sent.
+    # Ours and loopback are shown like the others: no mail is sent.
     router = Router(replace(config.relay, allow_loopback=True), resolver, shuffle=random.SystemRandom().shuffle)
     policies = Policies(
         resolver,
@@ -150,7 +188,24 @@ async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ..
             except Unsure as unsure:
                 problem = f"the mail waits: {unsure}"
             rows += [_Row(hop.at((ip,)), asked, policy, problem) for ip in hop.addresses]
+        if connect:
+            rows = await _proved(rows, config)
     finally:
         await policies.close()
         await resolver.close()
     return rows
+
+
+async def _proved(rows: Sequence[_Row], config: Config) -> list[_Row]:
+    """Speak with the servers, a few at once."""
+    contexts = TlsContexts(client_context(verify=False), client_context(verify=True))
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def prove(row: _Row) -> _Row:
+        if row.assurance is None:
+            return row
+        async with room:
+            proof = await probe(row.hop, row.assurance, contexts, config.relay, config.hostname, CLOCK)
+        return replace(row, proof=proof)
+
+    return list(await asyncio.gather(*(prove(row) for row in rows)))

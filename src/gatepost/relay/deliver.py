@@ -57,6 +57,16 @@ class TlsContexts:
     any: SSLContext
     verify: SSLContext
 
+    def context(self, level: Level) -> SSLContext | None:
+        """Return the one for a level; None: no TLS."""
+        match level:
+            case Level.PLAIN:
+                return None
+            case Level.VERIFY:
+                return self.verify
+            case Level.MAY | Level.ENCRYPT | Level.DANE:
+                return self.any
+
 
 class Relay:
     """Sends mail to other machines. `deliver` never raises for what a stranger does."""
@@ -277,15 +287,9 @@ class Relay:
             if login is None:
                 text = f"there are no credentials {route.auth!r}"
                 raise Unreachable(Reply(Code.AUTH_TEMPORARY, "4.7.8", text))
-        match assurance.level:
-            case Level.PLAIN:
-                context = None
-            case Level.VERIFY:
-                context = self._contexts.verify
-            case Level.MAY | Level.ENCRYPT | Level.DANE:
-                context = self._contexts.any
         helos = {} if route.helo else self._settings.helos
         sources = route.sources or self._settings.source
+        context = self._contexts.context(assurance.level)
         return Manner(route.helo or self._hostname, context, assurance, login, helos, sources)
 
     def _tell(self, consignment: Consignment, results: list[Result]) -> None:
