@@ -9,12 +9,12 @@ import pytest
 
 from gatepost.base.clock import DAY, Instant, seconds
 from gatepost.base.units import Seconds
-from gatepost.db.unit import Database, NoRoom, Params, Step, Unit
-from gatepost.queue.sql import LEASE
+from gatepost.db.unit import Database, NoRoom, Params, Rows, Statement, Step, Unit
+from gatepost.queue.sql import DUE_LANES, LEASE
 from gatepost.queue.verbs import remove, take_over
 from gatepost.relay.model import Consignment
-from tests.queue.world import DOWN, LATER, T0, Scripted, world
-from tests.support.databases import OpenDatabase, each_engine
+from tests.queue.world import DOWN, LATER, T0, Scripted, World, world
+from tests.support.databases import OpenDatabase, each_engine, open_sqlite
 from tests.support.loop import run
 
 DEAD: Params = {"owner": 99, "until": T0 + seconds(300), "now": T0, "lane": "far.example", "most": 10}
@@ -452,6 +452,37 @@ def test_leases_are_renewed_while_a_delivery_takes_long(open_db: OpenDatabase, t
             async with asyncio.TaskGroup() as group:
                 group.create_task(w.work(worker))
                 group.create_task(w.work(other))
+            assert w.relay.delivered == ["x@far.example"]
+
+    run(play())
+
+
+class Slow:
+    """A database that answers what is due when a little more time has passed."""
+
+    def __init__(self, w: World) -> None:
+        self.w, self.database = w, w.database
+        self.read_long, self.listen, self.commit = (
+            self.database.read_long,
+            self.database.listen,
+            self.database.commit,
+        )
+
+    async def read(self, statement: Statement, params: Params) -> Rows:
+        rows = await self.database.read(statement, params)
+        if statement is DUE_LANES:
+            self.w.clock.pass_by(0.001)
+        return rows
+
+
+def test_what_falls_due_between_the_look_and_the_sleep_is_not_overslept(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with world(open_sqlite, tmp_path, relay=Scripted({"x@far.example": LATER})) as w:
+            await w.submit("x@far.example")
+            await w.work()
+            w.relay.answers.clear()
+            w.clock.at = Instant((await w.rows())[0][3] - 1)
+            await w.work(w.worker(database=Slow(w)), until=lambda: bool(w.relay.delivered))
             assert w.relay.delivered == ["x@far.example"]
 
     run(play())

@@ -115,6 +115,8 @@ class Worker:
         self._paused: frozenset[str] = frozenset()
         """Lanes that the operator has paused; EVERYTHING among them means all."""
         self._obeys_until = float("-inf")
+        self._looked = clock.now()
+        """Until when what fell due was seen."""
         self._levels = True
         """Whether some of what waits is more urgent than the rest, or less."""
         self._stopping = asyncio.Event()
@@ -245,10 +247,10 @@ class Worker:
 
     async def _due_lanes(self) -> list[str]:
         """Return destinations with due mail that have room; looks at all only when the first are full."""
+        now = self._looked = self._clock.now()
         if EVERYTHING in self._paused:
             self._levels = True
             return [RETURNED]
-        now = self._clock.now()
         rows = await self._database.read(DUE_LANES, {"now": now, "most": LANES_READ})
         self._levels = bool(rows and rows[0][1])
         names = list(dict.fromkeys(str(row[0]) for row in rows))
@@ -322,16 +324,15 @@ class Worker:
             pass
 
     async def _patience(self) -> float:
-        """Return how long nothing will be due, in seconds."""
-        now = self._clock.now()
+        """Return how long nothing will be due, in seconds; what fell due since the last look is due at once."""
         try:
-            rows = await self._database.read(NEXT_DUE, {"now": now})
+            rows = await self._database.read(NEXT_DUE, {"now": self._looked})
         except Exception:
             self._log.exception("queue_not_read")
             return AFTER_TROUBLE
         if not rows or not isinstance(rows[0][0], int):
             return LOOK_AGAIN
-        return min(LOOK_AGAIN, max(0.01, (rows[0][0] - now) / seconds(1)))
+        return min(LOOK_AGAIN, max(0.01, (rows[0][0] - self._clock.now()) / seconds(1)))
 
     # One group of recipients
 
