@@ -12,6 +12,7 @@ from gatepost.base.units import Seconds
 from gatepost.db.unit import Database, NoRoom, Params, Rows, Statement, Step, Unit
 from gatepost.queue.sql import DUE_LANES, LEASE
 from gatepost.queue.verbs import remove, take_over
+from gatepost.queue.work import LANES_READ
 from gatepost.relay.model import Consignment
 from tests.queue.world import DOWN, LATER, T0, Scripted, World, world
 from tests.support.databases import OpenDatabase, each_engine, open_sqlite
@@ -486,3 +487,44 @@ def test_what_falls_due_between_the_look_and_the_sleep_is_not_overslept(tmp_path
             assert w.relay.delivered == ["x@far.example"]
 
     run(play())
+
+
+@each_engine
+def test_behind_a_destination_that_is_full_the_others_are_found_without_reading_its_mail(
+    open_db: OpenDatabase, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Watched:
+        """A database that tells which lists were read."""
+
+        def __init__(self, database: Database) -> None:
+            self._database = database
+            self.read, self.commit, self.listen = database.read, database.commit, database.listen
+
+        async def read_long(self, statement: Statement, params: Params) -> Rows:
+            asked.append(statement.name)
+            return await self._database.read_long(statement, params)
+
+    async def play() -> None:
+        never = asyncio.Event()
+
+        async def silent(consignment: Consignment) -> None:
+            if consignment.recipients[0].address.domain == "dead.example":
+                await never.wait()
+
+        async with world(open_db, tmp_path, relay=Scripted(hook=silent)) as w:
+            for number in range(LANES_READ + 20):
+                await w.submit(f"x{number}@dead.example")
+            await w.submit("a@one.example", "b@two.example")
+
+            def done() -> bool:
+                if len(w.relay.delivered) == 2:
+                    never.set()
+                return never.is_set()
+
+            await w.work(w.worker(database=Watched(w.database)), until=done)
+            assert set(w.relay.delivered[:2]) == {"a@one.example", "b@two.example"}
+
+    run(play())
+    assert set(asked) == {"queue.each_lane"}

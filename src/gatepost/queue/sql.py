@@ -41,6 +41,16 @@ ALL_DUE_LANES: Final = Statement(
     "SELECT lane, EXISTS (SELECT 1 FROM queue_rcpt WHERE urgency <> 0) FROM queue_rcpt"
     " WHERE due <= :now GROUP BY lane ORDER BY MIN(due), lane LIMIT :most",
 )
+# Every lane with what falls due first in it, from seek to seek along queue_rcpt_lane: it costs by lanes and not by
+# rows, and so is how to look past a lane with a hundred thousand due mails that are not wanted now.
+EACH_LANE: Final = Statement(
+    "queue.each_lane",
+    "WITH RECURSIVE walk (lane, at) AS (SELECT (SELECT MIN(lane) FROM queue_rcpt), 1"
+    " UNION ALL SELECT (SELECT MIN(lane) FROM queue_rcpt WHERE lane > walk.lane), walk.at + 1"
+    " FROM walk WHERE walk.lane IS NOT NULL AND walk.at <= :most)"
+    " SELECT lane, (SELECT q.due FROM queue_rcpt q WHERE q.lane = walk.lane AND q.urgency = 0"
+    " ORDER BY q.due LIMIT 1) FROM walk WHERE lane IS NOT NULL",
+)
 NEXT_DUE: Final = Statement(
     "queue.next_due", "SELECT due FROM queue_rcpt WHERE due > :now ORDER BY due, lane LIMIT 1"
 )
@@ -295,8 +305,8 @@ RESEAL_RCPT: Final = Statement(
 )
 
 STATEMENTS: Final = (
-    ADD_MAIL, ADD_RCPT, DUE_LANES, ALL_DUE_LANES, NEXT_DUE, LEASE, LEASE_ALL, MAIL, RENEW, GIVE_BACK, STILL_MINE,
-    TOUCH, DONE, DEFER, QUARANTINE,
+    ADD_MAIL, ADD_RCPT, DUE_LANES, ALL_DUE_LANES, EACH_LANE, NEXT_DUE, LEASE, LEASE_ALL, MAIL, RENEW, GIVE_BACK,
+    STILL_MINE, TOUCH, DONE, DEFER, QUARANTINE,
     DROP_MAIL, TAKE_OVER, REPAIR, LIST, LIST_LANE, LIST_SENDER, SHOW, COUNT, RETRY, RETRY_LANE, RETRY_ALL,
     HOLD, HOLD_NEW, RELEASE, HOLD_ONE, RELEASE_ONE, REMOVE, REMOVE_IDLE, RETURN, PACKED, REDIRECT,
     COUNT_LANE, COUNT_SENDER,

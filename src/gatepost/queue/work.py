@@ -30,6 +30,7 @@ from gatepost.queue.settle import Pair, Settler, answer_line
 from gatepost.queue.sql import (
     ALL_DUE_LANES,
     DUE_LANES,
+    EACH_LANE,
     EVERYTHING,
     GIVE_BACK,
     HOLD_UNREADABLE,
@@ -59,6 +60,7 @@ MAIL_COLUMNS: Final = ("body", "now", "kind", "recipients", "packed")
 """What MAIL reads, by the names under which ADD_MAIL was given it."""
 LANES_READ: Final = 200
 LANES_READ_LONG: Final = 10_000
+LANES_WALKED: Final = 1_000
 LOOK_AGAIN: Final = 60.0  # s at most between two looks
 AFTER_TROUBLE: Final = 1.0  # s
 RETRY_COMMIT: Final = (0.5, 1, 2, 5, 10, 30)  # s; the last for ever
@@ -257,8 +259,18 @@ class Worker:
         roomy = [name for name in names if self._lanes.of(name).room]
         if roomy or len(rows) < LANES_READ:
             return roomy
+        if not self._levels and (found := await self._each_lane()) is not None:
+            return found
         rows = await self._database.read_long(ALL_DUE_LANES, {"now": now, "most": LANES_READ_LONG})
         return [str(row[0]) for row in rows if self._lanes.of(str(row[0])).room]
+
+    async def _each_lane(self) -> list[str] | None:
+        """Return destinations with due mail that have room, the longest due first; None: there are very many."""
+        rows = await self._database.read_long(EACH_LANE, {"most": LANES_WALKED})
+        if len(rows) > LANES_WALKED:
+            return None
+        due = ((_int(row[1]), str(row[0])) for row in rows if row[1] is not None and _int(row[1]) <= self._looked)
+        return [name for _, name in sorted(due) if self._lanes.of(name).room]
 
     async def _lease_lanes(self, group: asyncio.TaskGroup, wanted: Mapping[str, int]) -> int:
         """Lease for all destinations in one unit; return how many recipients."""
