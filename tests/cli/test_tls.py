@@ -24,6 +24,7 @@ RECORDS = {
     "_25._tcp.mx3.far.example": {"TLSA": ["3 1 1 " + "ab" * 32]},
     "_mta-sts.strict.example": {"TXT": ['"v=STSv1; id=7;"']},
     "strict.example": {"MX": ["10 mx2.far.example."]},
+    "_smtp._tls.far.example": {"TXT": ['"v=TLSRPTv1; rua=mailto:tls@far.example"']},
     "nomail.example": {"MX": ["0 ."]},
 }
 
@@ -58,6 +59,7 @@ def test_each_server_is_told_with_what_is_asked_of_it_and_why(capsys: pytest.Cap
     ]
     assert rows[0]["tlsa"] == ["3 1 1 " + "ab" * 8 + "…"]
     assert rows[0]["mx_validated"] is True
+    assert rows[0]["tls_reports"] == ["mailto:tls@far.example"]
     assert rows[0]["names"] == ["mx1.far.example", "far.example"]
     assert rows[1]["why"] == "TLS where it is offered; no DANE: _25._tcp.mx2.far.example has no TLSA records"
     assert rows[2]["why"].startswith("the mail waits: the TLSA records of _25._tcp.mx3.far.example cannot be")
@@ -66,6 +68,7 @@ def test_each_server_is_told_with_what_is_asked_of_it_and_why(capsys: pytest.Cap
 def test_people_read_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = check("far.example", capsys)
     assert status == 0
+    assert "TLS reports go to mailto:tls@far.example\n" in out
     assert "mx1.far.example [192.0.2.1]:25  dane\n" in out
     assert "    TLSA 3 1 1 abababababababab…\n" in out
 

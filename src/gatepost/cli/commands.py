@@ -29,6 +29,7 @@ from gatepost.cli import (
     sync,
     tables,
     tls,
+    tlsreports,
 )
 from gatepost.cli.common import say
 from gatepost.cli.imports import imports
@@ -55,6 +56,7 @@ app.add_typer(pf.pf, name="pf")
 app.add_typer(bgp.bgp, name="bgp")
 app.add_typer(lists.lists, name="lists")
 app.add_typer(sync.sync, name="sync")
+tlsreports.register(tls.tls)
 app.add_typer(tls.tls, name="tls")
 app.add_typer(srs.srs, name="srs")
 app.add_typer(recipients.recipients, name="recipients")

@@ -21,6 +21,8 @@ from gatepost.cli.common import (
     say,
 )
 from gatepost.codec.mtasts import VERSION, BadPolicy
+from gatepost.codec.tlsrpt import LABEL as REPORTS_LABEL
+from gatepost.codec.tlsrpt import read_record
 from gatepost.config import Config, Kind
 from gatepost.policy.action import Route
 from gatepost.relay.assurance import Assurance, Assurer, Unsure
@@ -52,6 +54,8 @@ class _Row:
     hop: Hop
     assurance: Assurance | None
     policy: Finding
+    reports: tuple[str, ...]
+    """Where the domain wants TLS reports to go (RFC 8460)."""
     problem: str = ""
     proof: Proof | None = None
 
@@ -67,6 +71,7 @@ class _Row:
             "sni": "" if asked is None else asked.sni or self.hop.name,
             "names": [] if asked is None else list(asked.names),
             "tlsa": [] if asked is None else [str(record) for record in asked.records],
+            "tls_reports": list(self.reports),
             "mta_sts": None if self.policy.known is None else _policy_facts(self.policy.known),
             "proof": None if self.proof is None else _proof_facts(self.proof),
         }
@@ -104,6 +109,8 @@ def tls_check(
     else:
         if rows:
             _tell_policy(domain, rows[0].policy)
+            wanted = ", ".join(rows[0].reports)
+            say(f"TLS reports go to {wanted}" if wanted else "nobody wants TLS reports")
         for row in rows:
             _tell(row)
     if connect and not all(row.proof is not None and row.proof.good for row in rows):
@@ -181,13 +188,14 @@ async def _check(domain: str, config: Config, servers: tuple[tuple[str, int], ..
     route, rows = Route(), []
     try:
         policy = await policies.find(domain) if config.relay.mta_sts else Finding(None, "MTA-STS is switched off")
+        reports = read_record((await resolver.txt(f"{REPORTS_LABEL}{domain}")).records)
         async for hop in router.hops(route, domain):
             asked, problem = None, ""
             try:
                 asked = await assurer.assure(hop, route, domain)
             except Unsure as unsure:
                 problem = f"the mail waits: {unsure}"
-            rows += [_Row(hop.at((ip,)), asked, policy, problem) for ip in hop.addresses]
+            rows += [_Row(hop.at((ip,)), asked, policy, reports, problem) for ip in hop.addresses]
         if connect:
             rows = await _proved(rows, config)
     finally:
