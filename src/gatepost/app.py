@@ -98,6 +98,8 @@ from gatepost.store.describe import describe
 from gatepost.store.mailbox import Mailboxes
 from gatepost.store.message import append_notice, append_steps
 from gatepost.store.model import NoSuchMailbox
+from gatepost.tlsrpt.results import Results as TlsResults
+from gatepost.tlsrpt.results import sweep as sweep_tls_results
 from gatepost.view import pop3
 from gatepost.view.imap.serve import serve as serve_imap
 from gatepost.view.news import MailboxNews
@@ -151,6 +153,7 @@ class Worker:
         self._live: defaultdict[str, set[Wire]] = defaultdict(set)
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusals = Refusals(config.diary)
+        self._tls_results = TlsResults(config.tls.reports, self._clock)
         self._queue: QueueWorker
         self._reporter: Reporter
         self._letters: Letters
@@ -272,6 +275,7 @@ class Worker:
         self._allowance.renew(config.allowance)
         self._judge.renew(config.judge, _scanner(config))
         self._refusals.renew(config.diary)
+        self._tls_results.renew(config.tls.reports)
         self._intake = replace(self._intake, settings=config.intake)
         self._view = replace(self._view, settings=config.view)
         self._web = replace(self._web, settings=config.web)
@@ -474,6 +478,7 @@ class Worker:
             assurer=Assurer(config.relay, self._resolver, self._policies),
             operator=LoginLetters(self._letters),
             shown=self._policy.shown,
+            tally=self._tls_results,
         )
         self._relay = relay
         return QueueWorker(
@@ -679,12 +684,15 @@ class Worker:
             await self._write_refusals()
 
     async def _write_refusals(self) -> None:
-        unit = self._refusals.unit()
-        if unit is not None:
-            try:
-                await self._databases.gate.commit(unit)
-            except NotCommitted as error:
-                self._log.warning("refusals_not_written", error=str(error))
+        for event, unit in (
+            ("refusals_not_written", self._refusals.unit()),
+            ("tls_results_not_written", self._tls_results.unit()),
+        ):
+            if unit is not None:
+                try:
+                    await self._databases.gate.commit(unit)
+                except NotCommitted as error:
+                    self._log.warning(event, error=str(error))
 
     async def _rotate_tickets(self) -> None:
         while True:
@@ -697,6 +705,7 @@ class Worker:
         works: tuple[Callable[[Instant], Awaitable[object]], ...] = (
             lambda now: sweep_diary(self._databases.mail, self._config.diary, now),
             lambda now: sweep_refusals(self._databases.gate, self._config.diary, now),
+            lambda now: sweep_tls_results(self._databases.gate, self._config.tls.reports, now),
             self._blobs.sweep,
             lambda _: self._mailboxes.sweep(),
         )

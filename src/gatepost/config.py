@@ -29,6 +29,7 @@ from gatepost.judge.settings import JudgeSettings
 from gatepost.policy.settings import PolicySettings
 from gatepost.queue.settings import QueueSettings
 from gatepost.relay.settings import RelaySettings
+from gatepost.tlsrpt.settings import ReportSettings
 from gatepost.view.settings import ViewSettings
 from gatepost.web.mtasts import OwnPolicySettings
 from gatepost.web.settings import WebSettings
@@ -182,6 +183,9 @@ class TlsSettings:
 
     mta_sts: OwnPolicySettings = field(default_factory=OwnPolicySettings)
     """What other mail servers are told of the TLS of our domains (MTA-STS)."""
+
+    reports: ReportSettings = field(default_factory=ReportSettings)
+    """What is kept of how TLS to other mail servers went (TLS-RPT)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from gatepost.incidents.sql import SCHEMA as INCIDENTS
 from gatepost.judge.sql import SCHEMA as JUDGE
 from gatepost.queue.sql import SCHEMA as QUEUE
 from gatepost.store.sql import SCHEMA as STORE
+from gatepost.tlsrpt.sql import SCHEMA as TLSRPT
 
 MAIL_SCHEMAS: Final[tuple[Schema, ...]] = (ACCOUNTS, ALLOWANCE, BLOBS, DIARY, INCIDENTS, JUDGE, QUEUE, STORE)
-GATE_SCHEMAS: Final[tuple[Schema, ...]] = (GATE, REFUSED)
+GATE_SCHEMAS: Final[tuple[Schema, ...]] = (GATE, REFUSED, TLSRPT)
 
 
 @dataclass(frozen=True, slots=True)

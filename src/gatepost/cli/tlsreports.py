@@ -1,21 +1,72 @@
-"""`gatepost tls read`: what others report of the TLS to our mail servers (RFC 8460)."""
+"""`gatepost tls report`, `reports`, `read`: how TLS to others went, and what they report of ours (RFC 8460)."""
 
+import json
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from gatepost.cli.common import Failed, JsonOption, show
+from gatepost.base.clock import DAY
+from gatepost.cli.common import ConfigOption, Failed, JsonOption, fail, now, print_json, show, with_databases
 from gatepost.codec.tlsrpt import Report
 from gatepost.codec.tlsrptread import PACKED_MAX, BadReport, read_report
+from gatepost.config import Config
+from gatepost.databases import Databases
+from gatepost.tlsrpt import results
 
+EPOCH: Final = date(1970, 1, 1).toordinal()
 COLUMNS: Final = ("Begin", "Domain", "Policy", "Sessions", "Result", "Host", "IP", "Sender", "Reason")
 
 
 def register(tls: typer.Typer) -> None:
     """Add the commands to `gatepost tls`."""
+    tls.command("report")(tls_report)
+    tls.command("reports")(tls_reports)
     tls.command("read")(tls_read)
+
+
+def tls_report(
+    domain: str,
+    day: Annotated[str, typer.Option("--day", help="2026-11-24, in UTC; without it, today.")] = "",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how TLS to DOMAIN's mail servers went on a day; --json is the document of RFC 8460."""
+    number = _day(day)
+
+    async def work(databases: Databases, settings: Config) -> Report:
+        name = settings.hostname
+        contact = settings.accounts.postmaster or f"postmaster@{name}"
+        return await results.report(databases.gate, domain, number, organization=name, contact=contact)
+
+    report = with_databases(config, work)
+    if as_json:
+        print_json(json.loads(report.document()))
+        return
+    nothing = f"no session with {domain} on {results.date_of(number)}"
+    show(rows_of(report), COLUMNS, as_json=False, nothing=nothing)
+
+
+def tls_reports(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the days and domains of which it is known how TLS went, the latest first."""
+
+    async def work(databases: Databases, _: Config) -> Sequence[results.Day]:
+        return await results.days(databases.gate)
+
+    found = with_databases(config, work)
+    rows = ((results.date_of(each.day), each.domain, each.successes, each.failures) for each in found)
+    show(rows, ("Day", "Domain", "Successes", "Failures"), as_json=as_json, nothing="no sessions yet")
+
+
+def _day(text: str) -> int:
+    if not text:
+        return now() // DAY
+    try:
+        return date.fromisoformat(text).toordinal() - EPOCH
+    except ValueError:
+        fail(f"--day: {text!r} is no day: write 2026-11-24")
 
 
 def tls_read(

@@ -43,6 +43,18 @@ class PolicyType(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked of the TLS: `lines` are the TLSA records or the policy's lines, `mx` the policy's patterns."""
+
+    type: PolicyType
+    lines: tuple[str, ...] = ()
+    mx: tuple[str, ...] = ()
+
+
+NOTHING_ASKED: Final = Asked(PolicyType.NONE)
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Sessions that failed alike: `host` is the MX, `ip` its address, `ours` the address that we came from."""
 

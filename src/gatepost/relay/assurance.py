@@ -12,6 +12,7 @@ What the sender wishes (RFC 8689) comes on top: REQUIRETLS asks for a certificat
 is the domain's; `TLS-Required: No` passes over what domains publish, DANE and MTA-STS.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_address
@@ -19,8 +20,9 @@ from typing import Final
 
 from gatepost.aio.offload import Overfull
 from gatepost.base.envelope import Privacy
-from gatepost.codec.mtasts import Mode
-from gatepost.codec.tlsa import Tlsa
+from gatepost.codec.mtasts import Mode, Policy
+from gatepost.codec.tlsa import RECORDS_MAX, Tlsa
+from gatepost.codec.tlsrpt import NOTHING_ASKED, Asked, Failure, PolicyType
 from gatepost.policy.action import RelayTls, Route, RouteKind
 from gatepost.relay import dane
 from gatepost.relay.mtasts import Policies
@@ -43,6 +45,14 @@ class Level(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Flaw:
+    """Why what is published fails before TLS does (RFC 8460 §4.3.2)."""
+
+    failure: Failure
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Assurance:
     """What is asked of one next hop, and `why` in a sentence.
 
@@ -55,6 +65,12 @@ class Assurance:
     sni: str = ""
     records: tuple[Tlsa, ...] = ()
     names: tuple[str, ...] = ()
+    published: Asked = NOTHING_ASKED
+    """What the domain or the host asks for, as TLS reports tell it."""
+    flaw: Flaw | None = None
+    """What is wrong with that, known before a word is spoken."""
+    testing: bool = False
+    """Whether the certificate holds is to be found out; the mail goes all the same (RFC 8461 §5)."""
 
     @property
     def required(self) -> bool:
@@ -63,7 +79,12 @@ class Assurance:
 
 
 class Unsure(Exception):
-    """What the hop must prove cannot be known now: it is not spoken to."""
+    """What the hop must prove cannot be known now, or it cannot be that: it is not spoken to."""
+
+    def __init__(self, text: str, published: Asked = NOTHING_ASKED, flaw: Flaw | None = None) -> None:
+        super().__init__(text)
+        self.published = published
+        self.flaw = flaw
 
 
 class Insecure(Unsure):
@@ -72,6 +93,7 @@ class Insecure(Unsure):
 
 _RULE_NONE: Final = Assurance(Level.PLAIN, "the rule says tls = none")
 _SOCKET: Final = Assurance(Level.PLAIN, "a Unix socket")
+UNNAMED: Final = "the policy does not name this host"
 _MAY: Final = "TLS where it is offered"
 
 
@@ -128,12 +150,15 @@ class Assurer:
             finding = await dane.look(self._names, hop.name, hop.port)
             match finding.found:
                 case dane.Found.FAILED:
-                    raise Unsure(finding.why)
+                    raise Unsure(finding.why, Asked(PolicyType.TLSA), Flaw(Failure.DNSSEC_INVALID, finding.why))
                 case dane.Found.RECORDS:
                     names = _references(finding.base, hop, destination)
-                    return Assurance(Level.DANE, finding.why, finding.base, finding.records, names)
+                    published = _tlsa(finding.records)
+                    return Assurance(Level.DANE, finding.why, finding.base, finding.records, names, published)
                 case dane.Found.UNUSABLE:
-                    plainly = Assurance(Level.ENCRYPT, finding.why, finding.base)
+                    flaw = Flaw(Failure.TLSA_INVALID, "no record that SMTP can use")
+                    published = _tlsa(finding.records)
+                    plainly = Assurance(Level.ENCRYPT, finding.why, finding.base, published=published, flaw=flaw)
                 case dane.Found.NONE:
                     plainly = replace(plainly, why=f"{plainly.why}; {finding.why}")
         if self._policies is None or route.lmtp or route.kind is not RouteKind.MX or destination.startswith("["):
@@ -146,6 +171,9 @@ class Assurer:
             finding = await policies.find(domain)
         except Overfull as full:
             raise Unsure(f"the MTA-STS policy of {domain} cannot be read now: {full}") from full
+        if finding.known is None and finding.failure is not None and plainly.flaw is None:
+            flaw = Flaw(finding.failure, finding.why)
+            plainly = replace(plainly, published=Asked(PolicyType.STS), flaw=flaw)
         if finding.known is None:
             return replace(plainly, why=f"{plainly.why}; {finding.why}") if finding.why else plainly
         policy = finding.known.policy
@@ -153,10 +181,13 @@ class Assurer:
         why = finding.why if fits else f"{finding.why}, which does not name {hop.name}"
         match policy.mode:
             case Mode.ENFORCE if fits:
-                return Assurance(Level.VERIFY, why)
+                return Assurance(Level.VERIFY, why, published=_sts(policy))
             case Mode.ENFORCE:
-                raise Unsure(why)
-            case Mode.TESTING | Mode.NONE:
+                raise Unsure(why, _sts(policy), Flaw(Failure.OTHER, UNNAMED))
+            case Mode.TESTING:
+                plainly = replace(plainly, flaw=None if fits else Flaw(Failure.OTHER, UNNAMED), testing=fits)
+                return replace(plainly, why=f"{plainly.why}; {why}", published=_sts(policy))
+            case Mode.NONE:
                 return replace(plainly, why=f"{plainly.why}; {why}")
 
     def _by_rule(self, route: Route) -> Assurance:
@@ -167,6 +198,15 @@ class Assurer:
         if not self._settings.allow_plain:
             return Assurance(Level.ENCRYPT, "allow_plain is off")
         return Assurance(Level.MAY, _MAY)
+
+
+def _tlsa(records: Sequence[Tlsa]) -> Asked:
+    lines = (f"{each.usage} {each.selector} {each.matching} {each.data.hex()}" for each in records[:RECORDS_MAX])
+    return Asked(PolicyType.TLSA, tuple(lines))
+
+
+def _sts(policy: Policy) -> Asked:
+    return Asked(PolicyType.STS, tuple(policy.document().decode("ascii").split("\r\n")[:-1]), policy.mx)
 
 
 def _references(base: str, hop: Hop, destination: str) -> tuple[str, ...]:

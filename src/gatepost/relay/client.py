@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from ssl import SSLContext, SSLError
+from ssl import SSLCertVerificationError, SSLContext, SSLError
 from typing import Final
 
 from gatepost.aio.drive import Wire, connect, connect_unix
@@ -22,6 +22,7 @@ from gatepost.base.reply import Code, Reply
 from gatepost.codec.smtp import client as smtp
 from gatepost.codec.smtp.client import Dialogue, Extensions, HeardReply, PeerBroke
 from gatepost.codec.tlsa import Unproven, prove
+from gatepost.codec.tlsrpt import Failure
 from gatepost.policy.action import Route
 from gatepost.relay.assurance import Assurance, Level
 from gatepost.relay.connect import NotReached, reach, source_for
@@ -29,6 +30,8 @@ from gatepost.relay.route import Hop
 from gatepost.relay.settings import RelaySettings
 
 BLOCK: Final = 65_536  # octets written before the peer must have taken most of them
+_VERIFY_FAILURES: Final = {10: Failure.EXPIRED, 62: Failure.HOST_MISMATCH, 64: Failure.HOST_MISMATCH}
+"""By OpenSSL's X509_V_ERR; all others are certificates that are not trusted."""
 _LOST: Final = "connection lost while waiting for the answer to"
 _SLOW: Final = "no answer in time to"
 
@@ -44,6 +47,10 @@ class Unreachable(Exception):
     tried: tuple[str, ...] = ()
     reached = False
     """`ip` was connected to."""
+    ours = ""
+    """The address that we came from."""
+    failure: Failure | None = None
+    """What TLS reports call it, where TLS was the reason (RFC 8460 §4.3)."""
 
     def __init__(self, reply: Reply, *, said: bool = False, tls: bool = False, unproven: bool = False) -> None:
         super().__init__(reply.text)
@@ -133,7 +140,7 @@ class Session:
 
     def _useless(self, reason: Unreachable) -> Unreachable:
         """Note that this address is of no use, nor those that did not even connect."""
-        reason.ip, reason.reached = self.hop.ip, True
+        reason.ip, reason.reached, reason.ours = self.hop.ip, True, self.wire.local_ip
         reason.tried = (*self.failed, self.hop.ip)
         return reason
 
@@ -174,7 +181,9 @@ class Session:
             try:
                 await self._secure(manner)
             except Broken as broken:  # whatever goes wrong here would not have without TLS
-                raise Unreachable(broken.reply, tls=True) from broken
+                reason = Unreachable(broken.reply, tls=True)
+                reason.failure = Failure.OTHER
+                raise reason from broken
         if manner.login is not None:
             await self._log_in(manner.login)
 
@@ -203,11 +212,15 @@ class Session:
             if manner.assurance.required:
                 why = manner.assurance.why
                 answer = trouble("4.7.4", f"{self.hop.name} offers no TLS, which is required: {why}")
-                raise Unreachable(answer, unproven=True)
+                reason = Unreachable(answer, unproven=True)
+                reason.failure = Failure.NO_STARTTLS
+                raise reason
             return
         reply = await self.ask(smtp.STARTTLS, "STARTTLS", self.settings.command_time)
         if reply.code != Code.READY:
-            raise Unreachable(reply.as_reply(), said=True, tls=True)
+            reason = Unreachable(reply.as_reply(), said=True, tls=True)
+            reason.failure = Failure.NO_STARTTLS
+            raise reason
         if not self.dialogue.idle or self._heard:
             raise Unreachable(trouble("4.7.5", "the server spoke on after the answer to STARTTLS"), tls=True)
         await self._handshake(manner.tls, manner.assurance)
@@ -219,7 +232,9 @@ class Session:
         except (OSError, TimeoutError) as error:  # SSLError is an OSError
             self.broken = True
             answer = trouble("4.7.5", f"TLS handshake failed: {_why(error)}")
-            raise Unreachable(answer, tls=True, unproven=isinstance(error, SSLError)) from error
+            reason = Unreachable(answer, tls=True, unproven=isinstance(error, SSLError))
+            reason.failure = _failure(error)
+            raise reason from error
         if assurance.level is Level.DANE:
             await self._prove(assurance)
 
@@ -231,7 +246,9 @@ class Session:
         except (Unproven, Overfull) as error:
             self.broken = True
             unproven = isinstance(error, Unproven)
-            raise Unreachable(trouble("4.7.5", f"DANE: {error}"), tls=True, unproven=unproven) from error
+            reason = Unreachable(trouble("4.7.5", f"DANE: {error}"), tls=True, unproven=unproven)
+            reason.failure = Failure.OTHER if unproven else None
+            raise reason from error
 
     async def _log_in(self, login: Login) -> None:
         if self.wire.tls is None and not self.wire.peer_ip.startswith("127.") and self.wire.peer_ip != "::1":
@@ -300,6 +317,13 @@ def _unreached(hop: Hop, none: NotReached) -> Unreachable:
 
 def trouble(enhanced: str, text: str) -> Reply:
     return Reply(Code.LOCAL_ERROR, enhanced, text)
+
+
+def _failure(error: BaseException) -> Failure:
+    """Return what TLS reports call a handshake that failed (RFC 8460 §4.3.1)."""
+    if not isinstance(error, SSLCertVerificationError):
+        return Failure.OTHER
+    return _VERIFY_FAILURES.get(error.verify_code, Failure.NOT_TRUSTED)
 
 
 def _why(error: BaseException) -> str:

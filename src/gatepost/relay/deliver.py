@@ -14,7 +14,8 @@ from gatepost.base.ids import id_text
 from gatepost.base.ports import Log
 from gatepost.base.reply import Code, Reply
 from gatepost.base.settings import BadSetting
-from gatepost.policy.action import Route
+from gatepost.codec.tlsrpt import Asked, Failed, Failure
+from gatepost.policy.action import RelayTls, Route, RouteKind
 from gatepost.policy.table import TableSettings, load_table
 from gatepost.relay.assurance import Assurance, Assurer, Insecure, Level, Unsure
 from gatepost.relay.client import Login, LoginRefused, Manner, Session, Unreachable
@@ -47,6 +48,18 @@ class Logins(Protocol):
 
     async def worked(self, label: str) -> None:
         """Learn that they were taken; called for each login."""
+        ...
+
+
+class Tally(Protocol):
+    """Who counts how TLS to other domains went (RFC 8460)."""
+
+    def succeeded(self, domain: str, asked: Asked) -> None:
+        """Learn of a session whose TLS was as asked."""
+        ...
+
+    def failed(self, domain: str, asked: Asked, failed: Failed) -> None:
+        """Learn of one whose TLS was not; the mail may have gone all the same."""
         ...
 
 
@@ -85,6 +98,7 @@ class Relay:
         assurer: Assurer | None = None,
         operator: Logins | None = None,
         shown: Callable[[Address, Instant], Address] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         """Make it; `logins` by the labels that routes name, see `read_logins`; without `assurer` no DANE."""
         self._settings = settings
@@ -98,6 +112,7 @@ class Relay:
         self._assurer = assurer or Assurer(settings, None)
         self._operator = operator
         self._shown = shown
+        self._tally = tally
         self._silent = Silent(clock)
         self._pool = Pool(settings.idle)
         self._room = Room(settings.in_memory)
@@ -245,11 +260,22 @@ class Relay:
         try:
             assurance = await self._assurer.assure(hop, route, destination, privacy)
         except Unsure as unsure:
+            if unsure.flaw is not None and _counts(route, privacy, destination):
+                self._failed(
+                    destination,
+                    unsure.published,
+                    Failed(unsure.flaw.failure, 1, hop.name, reason=unsure.flaw.reason),
+                )
             answer = Reply(Code.LOCAL_ERROR, "4.7.5", str(unsure))
             raise Unreachable(answer, tls=True, unproven=isinstance(unsure, Insecure)) from unsure
         manner = self._manner(route, assurance)
+        counts = self._tally is not None and _counts(route, privacy, destination)
         try:
-            session = await self._session(hop, route, manner)
+            session = (
+                await self._tried(hop, route, manner, destination)
+                if counts
+                else await self._session(hop, route, manner)
+            )
             if route.auth and self._operator is not None:
                 await self._operator.worked(route.auth)
             return session
@@ -265,6 +291,37 @@ class Relay:
         plainly = Assurance(Level.PLAIN, f"{assurance.why}; TLS failed, so without")
         manner = replace(manner, tls=None, assurance=plainly)
         return await self._session(hop, route, manner)
+
+    async def _tried(self, hop: Hop, route: Route, manner: Manner, domain: str) -> Session:
+        """Open a session, and count how its TLS went; raises Unreachable.
+
+        A policy that is `testing` is held against the certificate by a handshake that verifies it, and where that
+        fails the mail goes by another one that does not.
+        """
+        asked = manner.assurance
+        testing = asked.testing and manner.tls is self._contexts.any
+        first = replace(manner, tls=self._contexts.verify) if testing else manner
+        try:
+            session = await self._session(hop, route, first)
+        except Unreachable as reason:
+            if reason.failure is not None:
+                where = Failed(reason.failure, 1, hop.name, reason.ip, reason.ours, reason.reply.text)
+                self._failed(domain, asked.published, where)
+            if not testing or not reason.tls:
+                raise
+            return await self._session(hop.at((reason.ip,)) if reason.ip else hop, route, manner)
+        if session.wire.tls is None or asked.flaw is not None:
+            failure = Failure.NO_STARTTLS if asked.flaw is None else asked.flaw.failure
+            why = "" if asked.flaw is None else asked.flaw.reason
+            where = Failed(failure, 1, hop.name, session.hop.ip, session.wire.local_ip, why)
+            self._failed(domain, asked.published, where)
+        elif self._tally is not None:
+            self._tally.succeeded(domain, asked.published)
+        return session
+
+    def _failed(self, domain: str, asked: Asked, failed: Failed) -> None:
+        if self._tally is not None:
+            self._tally.failed(domain, asked, failed)
 
     async def _session(self, hop: Hop, route: Route, manner: Manner) -> Session:
         """Open a session, and remember which addresses answered; raises Unreachable."""
@@ -312,6 +369,14 @@ class Relay:
                 tls_asked=result.why,
                 reply=f"{result.reply.code} {result.reply.enhanced} {result.reply.text}",
             )
+
+
+def _counts(route: Route, privacy: Privacy, destination: str) -> bool:
+    """Tell whether a domain's own policy decides about the TLS: not where a rule does, or the sender."""
+    by_domain = route.kind is RouteKind.MX and not route.lmtp and not destination.startswith("[")
+    return (
+        by_domain and not route.auth and privacy is Privacy.USUAL and route.tls in (RelayTls.MAY, RelayTls.REQUIRE)
+    )
 
 
 def _without(addresses: Sequence[str], tried: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from ssl import SSLContext
+from ssl import SSLCertVerificationError, SSLContext
 from typing import Final, Protocol, TypeVar
 
 from gatepost.aio.fetch import Fetched, FetchFailed, fetch
@@ -30,6 +30,7 @@ from gatepost.base.address import fold_domain
 from gatepost.base.clock import DAY, Clock, Instant, later, seconds
 from gatepost.base.ports import Log
 from gatepost.codec.mtasts import OCTETS_MAX, PATH, BadPolicy, Policy, read_policy, read_record
+from gatepost.codec.tlsrpt import Failure
 
 FETCH_S: Final = 60.0  # §3.3 suggests a minute
 FAILED_S: Final = 300.0  # §3.3: no more than one try in five minutes
@@ -83,6 +84,8 @@ class Finding:
 
     known: Known | None
     why: str
+    failure: Failure | None = None
+    """Why there is none, where one was announced (RFC 8460 §4.3.2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class _Failure:
 
     until: float
     problem: str
+    failure: Failure = Failure.POLICY_NOT_FETCHED
 
 
 _NEVER: Final = _Failure(float("-inf"), "")
@@ -142,8 +146,10 @@ class Policies:
         if known is not None:
             return Finding(known, f"MTA-STS: {domain} has a policy, {known.policy.mode.value}")
         if announced:
-            problem = self._failed.get(domain, _NEVER).problem
-            return Finding(None, f"no MTA-STS: the policy of {domain} cannot be had: {problem}")
+            failed = self._failed.get(domain, _NEVER)
+            return Finding(
+                None, f"no MTA-STS: the policy of {domain} cannot be had: {failed.problem}", failed.failure
+            )
         return Finding(None, f"no MTA-STS: _mta-sts.{domain} cannot be looked up" if answer.temporary else "")
 
     async def close(self) -> None:
@@ -178,7 +184,7 @@ class Policies:
             octets = await self._document(domain)
             policy = read_policy(octets)
         except (FetchFailed, BadPolicy, Overfull, OSError) as wrong:
-            _bounded(self._failed, domain, _Failure(self._clock.steady() + FAILED_S, str(wrong)))
+            _bounded(self._failed, domain, _Failure(self._clock.steady() + FAILED_S, str(wrong), _failure(wrong)))
             self._log.warning("mta_sts_not_fetched", domain=domain, problem=str(wrong))
             return
         known = Known(policy, announced, self._clock.now())
@@ -248,6 +254,18 @@ class Policies:
 def folder_of(data_dir: Path) -> Path:
     """Return where the policies of others are kept."""
     return data_dir / "mta-sts"
+
+
+def _failure(wrong: BaseException) -> Failure:
+    """Return what TLS reports call it."""
+    if isinstance(wrong, BadPolicy):
+        return Failure.POLICY_INVALID
+    cause: BaseException | None = wrong
+    while cause is not None:
+        if isinstance(cause, SSLCertVerificationError):
+            return Failure.POLICY_HOST_INVALID
+        cause = cause.__cause__ or cause.__context__
+    return Failure.POLICY_NOT_FETCHED
 
 
 def _elsewhere(ip: str) -> bool:
