@@ -156,6 +156,7 @@ class Worker:
         self._tls_results = TlsResults(config.tls.reports, self._clock)
         self._queue: QueueWorker
         self._reporter: Reporter
+        self._sending: asyncio.Task[None] | None = None
         self._letters: Letters
         self._allowance: Allowance
         self._intake: intake.Services
@@ -217,7 +218,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `drain`."""
-        jobs = [self._gate.run(), self._queue.run(), self._flush_refusals(), self._rotate_tickets()]
+        self._sending = self._own(self._queue.run())
+        jobs = [self._gate.run(), self._flush_refusals(), self._rotate_tickets()]
         jobs += [self._dns_lists.watch(), self._sync.run(self._gate, self._databases.gate)]
         jobs.append(watch_tables(self._policy, self._log, asyncio.sleep))
         if self._slot == 0:
@@ -240,7 +242,7 @@ class Worker:
                 listener.stop()
                 sock.close()  # who comes now leaves its mail in the folder
                 group.create_task(listener.drain(grace))
-            group.create_task(self._queue.stop())
+            group.create_task(self._end_queue(grace))
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -665,7 +667,7 @@ class Worker:
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
-    def _own(self, job: Coroutine[object, object, None]) -> None:
+    def _own(self, job: Coroutine[object, object, None]) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
                 await job
@@ -677,6 +679,13 @@ class Worker:
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _end_queue(self, grace: float) -> None:
+        """Let deliveries that have begun end: one that is cut off is in doubt, and waits for its lease."""
+        await self._queue.stop()
+        if self._sending is not None:
+            await asyncio.wait((self._sending,), timeout=grace)
 
     async def _flush_refusals(self) -> None:
         while True:

@@ -127,8 +127,8 @@ def test_what_is_let_go_is_not_held_and_old_counts_are_forgotten(open_db: OpenDa
             await sender.database.commit(Unit((let_go_step(MailId(2)),)))
             assert (await sender.allowance.standing(OLD, NOW)).held == ()
             for day in range(1, 5):
-                await sender.send(1, later(NOW, day * DAY + HOUR))
-            assert (await sender.allowance.standing(OLD, later(NOW, 4 * DAY + HOUR))).day == 1
+                await sender.send(1, later(NOW, day * (DAY + HOUR)))
+            assert (await sender.allowance.standing(OLD, later(NOW, 4 * (DAY + HOUR)))).day == 1
 
     run(play())
 

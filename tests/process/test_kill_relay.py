@@ -129,8 +129,17 @@ class Relaying(Server):
 
     def said_doubtful(self) -> set[str]:
         """Return the ids of the mails that may have gone out twice, as the log says."""
-        records = map(json.loads, self.diary.read_text().splitlines())
+        records = filter(None, map(_record, self.diary.read_bytes().splitlines()))
         return {each["message"] for each in records if each["event"] == "possible_duplicate"}
+
+
+def _record(line: bytes) -> dict[str, str]:
+    """Read a line of the log; nothing of one that a power cut has left."""
+    try:
+        found: dict[str, str] = json.loads(line)
+    except ValueError:
+        return {}
+    return found
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gatepost.allowance.sql import SCHEMA as ALLOWANCE
 from gatepost.base.address import Address
 from gatepost.base.clock import Instant, seconds
 from gatepost.base.envelope import Envelope, Recipient
@@ -48,7 +49,13 @@ ROWS = Statement(
 )
 MAILS = Statement("test.mails", "SELECT id FROM queue_mail")
 BODIES = Statement("test.bodies", "SELECT id FROM body")
-SCHEMAS = (BLOBS, DIARY, INCIDENTS, replace(QUEUE, statements=(*QUEUE.statements, ROWS, MAILS, BODIES)))
+SCHEMAS = (
+    BLOBS,
+    DIARY,
+    replace(QUEUE, statements=(*QUEUE.statements, ROWS, MAILS, BODIES)),
+    INCIDENTS,
+    ALLOWANCE,
+)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 The count is a step of the unit that accepts the mail, so neither is there without the other. It is read before: two
 sessions of one account that end a mail in the same moment may both find room. What is sent beyond the limit is then
-no more than those sessions' recipients.
+no more than those sessions' recipients. Slots are ten minutes long, and the one that an hour began in counts whole.
 """
 
 from collections.abc import Sequence

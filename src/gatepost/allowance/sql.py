@@ -7,18 +7,16 @@ from gatepost.db.unit import Schema, Statement
 
 SENT: Final = Statement(
     "allowance.sent",
-    "SELECT CAST(COALESCE(SUM(CASE WHEN slot > :hour THEN recipients ELSE 0 END), 0) AS BIGINT),"
+    "SELECT CAST(COALESCE(SUM(CASE WHEN slot >= :hour THEN recipients ELSE 0 END), 0) AS BIGINT),"
     " CAST(COALESCE(SUM(recipients), 0) AS BIGINT)"
-    " FROM allowance_sent WHERE account = :account AND slot > :day",
+    " FROM allowance_sent WHERE account = :account AND slot >= :day",
 )
 COUNT: Final = Statement(
     "allowance.count",
     "INSERT INTO allowance_sent (account, slot, recipients) VALUES (:account, :slot, :recipients)"
     " ON CONFLICT (account, slot) DO UPDATE SET recipients = allowance_sent.recipients + :recipients",
 )
-FORGET: Final = Statement(
-    "allowance.forget", "DELETE FROM allowance_sent WHERE account = :account AND slot <= :day"
-)
+FORGET: Final = Statement("allowance.forget", "DELETE FROM allowance_sent WHERE account = :account AND slot < :day")
 OWN: Final = Statement("allowance.own", "SELECT per_hour, per_day FROM allowance_own WHERE account = :account")
 SET_OWN: Final = Statement(
     "allowance.set_own",
@@ -30,7 +28,7 @@ HELD: Final = Statement("allowance.held", "SELECT mail FROM allowance_held WHERE
 LET_GO: Final = Statement("allowance.let_go", "DELETE FROM allowance_held WHERE mail = :mail")
 BUSY: Final = Statement(
     "allowance.busy",
-    "SELECT account FROM allowance_sent WHERE slot > :day UNION SELECT account FROM allowance_held"
+    "SELECT account FROM allowance_sent WHERE slot >= :day UNION SELECT account FROM allowance_held"
     " UNION SELECT account FROM allowance_own ORDER BY 1",
 )
 

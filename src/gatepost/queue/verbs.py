@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from gatepost.allowance.allowance import let_go_step
 from gatepost.base.clock import Instant
 from gatepost.base.ids import MailId
 from gatepost.db.unit import Database, Notice, Params, Row, Statement, Step, Unit, Unmet
@@ -188,7 +189,9 @@ async def hold(database: Database, mail: MailId) -> int:
 
 async def release(database: Database, mail: MailId, now: Instant) -> int:
     """Let a mail go on that was held, or that waits for the time its sender gave."""
-    return await _change(database, RELEASE, {"mail": mail, "now": now})
+    steps = (Step(RELEASE, {"mail": mail, "now": now}), let_go_step(mail))
+    (rows,) = await database.commit(Unit(steps, (NOTICE,)))
+    return len(rows)
 
 
 async def remove(
@@ -202,6 +205,7 @@ async def remove(
         steps = [Step(TOUCH, {"mail": mail, "now": now})]
         steps += [Step(REMOVE, {"mail": mail, "position": row.position}) for row in rows]
         steps.append(Step(DROP_MAIL, {"mail": mail}))
+        steps.append(let_go_step(mail))
         steps += bodies.release(rows[0].body, len(rows))
         steps.append(add(mail, "queue", "removed", at=now, recipients=len(rows)))
         try:
@@ -290,6 +294,7 @@ def _removal(bodies: Uses, mails: Sequence[Sequence[Waiting]], now: Instant) -> 
         steps.append(Step(TOUCH, {"mail": mail, "now": now}))
         steps += [Step(REMOVE_IDLE, {"mail": mail, "position": row.position}) for row in rows]
         steps.append(Step(DROP_MAIL, {"mail": mail}))
+        steps.append(let_go_step(mail))
         steps += bodies.release(rows[0].body, len(rows))
         steps.append(add(mail, "queue", "removed", at=now, recipients=len(rows)))
     return Unit(tuple(steps))
