@@ -22,6 +22,7 @@ from gatepost.accounts.directory import Directory
 from gatepost.accounts.password import Hasher
 from gatepost.aio.clock import SystemClock
 from gatepost.aio.drive import Wire
+from gatepost.aio.fetch import post
 from gatepost.aio.listen import BATCH, Limits, Listener
 from gatepost.aio.resolve import Resolver, system_servers
 from gatepost.aio.tls import Clients, Pair, TlsHolder, TlsUnusable, client_context, self_signed, write_pair
@@ -86,6 +87,7 @@ from gatepost.queue.letters import Letters
 from gatepost.queue.logins import LoginLetters
 from gatepost.queue.settings import Unproven
 from gatepost.queue.settle import Settler
+from gatepost.queue.tlsreports import SPREAD, Identity, TlsReporter
 from gatepost.queue.verbs import retry_all
 from gatepost.queue.work import Worker as QueueWorker
 from gatepost.relay.assurance import Assurer
@@ -110,6 +112,7 @@ from gatepost.web.page import Page, Site
 
 DRAIN_S: Final = 30.0
 SWEEP_S: Final = 600.0
+POST_S: Final = 60.0
 CROWDED_SHARE: Final = 0.8
 BUSY: Final = b"421 4.3.2 Too many connections, come back in a moment\r\n"
 IMAP_BUSY: Final = b"* BYE [UNAVAILABLE] Too many connections, come back in a moment\r\n"
@@ -223,6 +226,7 @@ class Worker:
         jobs += [self._dns_lists.watch(), self._sync.run(self._gate, self._databases.gate)]
         jobs.append(watch_tables(self._policy, self._log, asyncio.sleep))
         if self._slot == 0:
+            jobs.append(self._tls_reporter().run())
             jobs += [self._take_left(), self._sweep(), self._release(), self._bgp.run(), self._lists.run()]
         if self._puller is not None:
             jobs.append(self._puller.run())
@@ -368,6 +372,29 @@ class Worker:
             pause=asyncio.sleep,
         )
         self._web = web.Services(config.web, self._site(), self._clock, self._log)
+
+    def _tls_reporter(self) -> TlsReporter:
+        """Return what tells other domains how TLS to them went."""
+
+        async def send(url: str, octets: bytes, kind: str, at: str) -> None:
+            context = await asyncio.to_thread(client_context, verify=True)  # httpx sets its ALPN: theirs alone
+            await post(url, octets, kind, within=POST_S, tls=context, at=at)
+
+        return TlsReporter(
+            self._databases.mail,
+            self._databases.gate,
+            self._resolver,
+            self._reporter,
+            send,
+            identity=lambda: Identity.of(
+                self._config.tls.reports, self._config.hostname, self._config.accounts.postmaster
+            ),
+            settings=lambda: self._config.tls.reports,
+            clock=self._clock,
+            log=self._log,
+            delay=random.SystemRandom().randrange(SPREAD),
+            allow_loopback=self._config.relay.allow_loopback,
+        )
 
     def _site(self) -> Site:
         """Return the pages of the web listener, by method and path."""

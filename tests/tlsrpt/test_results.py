@@ -70,7 +70,7 @@ def test_a_day_is_kept_as_long_as_the_settings_say(open_db: OpenDatabase) -> Non
             unit = counted.unit()
             assert unit is not None
             await gate.commit(unit)
-            await sweep(gate, ReportSettings(keep_days=2), Instant(clock.moment))
+            await sweep(gate, ReportSettings(keep_days=2, send_days=1), Instant(clock.moment))
             assert [each.day for each in await days(gate)] == [TODAY + 2, TODAY + 1]
             gone = await report(gate, "far.example", TODAY, organization="x", contact="y")
             assert gone.results == ()

@@ -68,13 +68,38 @@ async def fetch(
         raise FetchFailed(f"{url}: {str(error) or type(error).__name__}") from error
 
 
-def _request(client: httpx.AsyncClient, url: str, at: str) -> httpx.Request:
-    request = client.build_request("GET", url)
+async def post(url: str, octets: bytes, kind: str, *, within: float, tls: ssl.SSLContext, at: str = "") -> None:
+    """POST octets of a media type to `url`, in `within` seconds in all; raises FetchFailed for all answers but 2xx.
+
+    No redirect is followed, and nothing of the answer is read but its status. `at` as in `fetch`.
+    """
+    headers = _HEADERS | {"Content-Type": kind}
+    try:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(asyncio.timeout(within))
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(verify=tls, trust_env=False, timeout=within, headers=headers)
+            )
+            response = await client.send(_request(client, url, at, "POST", octets), stream=True)
+            await response.aclose()
+    except TimeoutError:
+        raise FetchFailed(f"{url}: not taken within {within:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
+        raise FetchFailed(f"{url}: {str(error) or type(error).__name__}") from error
+    if not response.is_success:
+        raise FetchFailed(f"{url}: the server says {response.status_code} {response.reason_phrase}")
+
+
+def _request(
+    client: httpx.AsyncClient, url: str, at: str, method: str = "GET", content: bytes | None = None
+) -> httpx.Request:
+    request = client.build_request(method, url, content=content)
     if not at:
         return request
     host = request.url.netloc.decode("ascii")
     moved = request.url.copy_with(netloc=at.encode("ascii"))
-    return client.build_request("GET", moved, headers={"Host": host}, extensions={"sni_hostname": request.url.host})
+    names = {"sni_hostname": request.url.host}
+    return client.build_request(method, moved, content=content, headers={"Host": host}, extensions=names)
 
 
 async def _get(

@@ -14,6 +14,7 @@ from gatepost.codec.tlsrpt import Report
 from gatepost.codec.tlsrptread import PACKED_MAX, BadReport, read_report
 from gatepost.config import Config
 from gatepost.databases import Databases
+from gatepost.queue.tlsreports import Identity
 from gatepost.tlsrpt import results
 
 EPOCH: Final = date(1970, 1, 1).toordinal()
@@ -37,9 +38,10 @@ def tls_report(
     number = _day(day)
 
     async def work(databases: Databases, settings: Config) -> Report:
-        name = settings.hostname
-        contact = settings.accounts.postmaster or f"postmaster@{name}"
-        return await results.report(databases.gate, domain, number, organization=name, contact=contact)
+        identity = Identity.of(settings.tls.reports, settings.hostname, settings.accounts.postmaster)
+        return await results.report(
+            databases.gate, domain, number, organization=identity.organization, contact=identity.contact
+        )
 
     report = with_databases(config, work)
     if as_json:

@@ -5,7 +5,7 @@ report goes where a mail to that sender would go: into a mailbox here, or into t
 unit that records the failure, so neither can be without the other. It holds the original's header, never its body.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -204,6 +204,35 @@ class Reporter:
             filed = await self._mailboxes.file(each, envelope, content, now)
             steps += filed.steps
             notices += filed.notices
+        return Filed(tuple(steps), tuple(notices))
+
+    async def mail(self, to: Address, domain: str, write: Callable[[MailId], bytes], now: Instant) -> Filed:
+        """Return what sends a mail of this server to anybody, signed for `domain`; nothing where no rule lets it.
+
+        It has no reverse-path, so nothing comes back; domains' TLS policies do not hold it up (RFC 8689 §3).
+        """
+        try:
+            deliveries = await self._policy.route(OURSELVES, None, to, directory=self._directory)
+        except Refusal as refusal:
+            self._log.warning("letter_undeliverable", to=str(to), reason=str(refusal))
+            return Filed(())
+        number = self._minter.mint(now)
+        content = write(number)
+        content = await self._sealer.seal(content, domain, now) + content
+        wishes = Wishes(Privacy.WAIVED)
+        envelope = Envelope(number, now, None, (Recipient(to),), declared_size=len(content), wishes=wishes)
+        story = Story(number)
+        story.for_recipient(to)
+        story.tell("queue", "letter", at=now, to=str(to))
+        relays = tuple(each for each in deliveries if isinstance(each, ToRelay))
+        steps = [*await self._bodies.put(number, content, len(deliveries)), *story.steps()]
+        steps += submit_steps(envelope, number, relays, now, size=len(content))
+        notices = [NOTICE] if relays else []
+        for each in deliveries:
+            if isinstance(each, ToMailbox):
+                filed = await self._mailboxes.file(each, envelope, content, now)
+                steps += filed.steps
+                notices += filed.notices
         return Filed(tuple(steps), tuple(notices))
 
     def _addressee(self, mail: QueuedMail, action: Action) -> Address | None:

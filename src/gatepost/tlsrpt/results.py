@@ -114,7 +114,8 @@ class Results:
 async def sweep(database: Database, settings: ReportSettings, now: Instant) -> None:
     """Drop the days that are older than the limit."""
     before = {"before": now // DAY - settings.keep_days}
-    await database.commit(Unit((Step(sql.DROP_RESULTS, before), Step(sql.DROP_POLICIES, before))))
+    drops = (sql.DROP_RESULTS, sql.DROP_POLICIES, sql.DROP_SENT)
+    await database.commit(Unit(tuple(Step(drop, before) for drop in drops)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,8 @@ async def report(database: Database, domain: str, day: int, *, organization: str
         for policy, each in asked.items()
     )
     begin = date_of(day)
-    number = f"{begin}T00:00:00Z_{domain}@{organization}"  # the same each time: §5.6, who gets it twice knows it
+    submitter = contact.rpartition("@")[2]
+    number = f"{begin}.{domain}@{submitter}"  # the same each time: who gets the report twice knows it
     return Report(organization, contact, number, f"{begin}T00:00:00Z", f"{begin}T23:59:59Z", results)
 
 

@@ -1,5 +1,6 @@
 """The settings of TLS reports."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -13,6 +14,26 @@ class ReportSettings:
     keep_days: int = 14
     """How many days of it are kept."""
 
+    send: bool = False
+    """Send it once a day to the domains that ask for it (RFC 8460). Mails are from `sender`."""
+
+    send_days: int = 2
+    """How many days a report is tried that somebody does not take."""
+
+    sender: str = ""
+    """The address that reports come from; empty is the postmaster's."""
+
+    contact: str = ""
+    """The address that a report names for questions; empty is `sender`."""
+
+    organization: str = ""
+    """Whom a report names as its author; empty is the server's name."""
+
     def __post_init__(self) -> None:
-        if not 1 <= self.keep_days <= 366:
-            raise ValueError("keep_days must be between 1 and 366")
+        for address in filter(None, (self.sender, self.contact)):
+            if not re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", address):
+                raise ValueError(f"{address!r} is not an address")
+        if not 1 <= self.send_days < self.keep_days:
+            raise ValueError("send_days must be at least 1 and less than keep_days")
+        if not 2 <= self.keep_days <= 366:
+            raise ValueError("keep_days must be between 2 and 366")

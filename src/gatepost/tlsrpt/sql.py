@@ -34,6 +34,31 @@ DAYS: Final = Statement(
 )
 DROP_POLICIES: Final = Statement("tlsrpt.drop_policies", "DELETE FROM tls_policy WHERE day < :before")
 DROP_RESULTS: Final = Statement("tlsrpt.drop_results", "DELETE FROM tls_result WHERE day < :before")
+DUE: Final = Statement(
+    "tlsrpt.due",
+    "SELECT DISTINCT r.day, r.domain FROM tls_result AS r WHERE r.day >= :oldest AND r.day < :today"
+    " AND NOT EXISTS (SELECT 1 FROM tls_sent AS s WHERE s.day = r.day AND s.domain = r.domain AND s.uri = '')"
+    " ORDER BY r.day, r.domain LIMIT :most",
+)
+SENT: Final = Statement("tlsrpt.sent", "SELECT uri FROM tls_sent WHERE day = :day AND domain = :domain")
+ADD_SENT: Final = Statement(
+    "tlsrpt.add_sent",
+    "INSERT INTO tls_sent (day, domain, uri) VALUES (:day, :domain, :uri)"
+    " ON CONFLICT (day, domain, uri) DO NOTHING",
+)
+DROP_SENT: Final = Statement("tlsrpt.drop_sent", "DELETE FROM tls_sent WHERE day < :before")
 
-STATEMENTS: Final = (ADD_POLICY, ADD_RESULT, POLICIES, RESULTS, DAYS, DROP_POLICIES, DROP_RESULTS)
+STATEMENTS: Final = (
+    ADD_POLICY,
+    ADD_RESULT,
+    POLICIES,
+    RESULTS,
+    DAYS,
+    DROP_POLICIES,
+    DROP_RESULTS,
+    DUE,
+    SENT,
+    ADD_SENT,
+    DROP_SENT,
+)
 SCHEMA: Final[Schema] = load_schema("tlsrpt", __package__, STATEMENTS)
