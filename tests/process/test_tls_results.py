@@ -45,7 +45,7 @@ def told(server: Served) -> Any:
 
     def written() -> bool:
         with closing(sqlite3.connect(f"file:{gate}?mode=ro", uri=True)) as reader:
-            return reader.execute("SELECT COUNT(*) FROM tls_result").fetchone() != (0,)
+            return bool(reader.execute("SELECT COUNT(*) FROM tls_result").fetchone()[0])
 
     until(written, 20, server.last_words)
     policies = json.loads(server.command("tls", "report", "far.example", "--json"))["policies"]
