@@ -265,7 +265,7 @@ def test_homes_are_in_the_database(stored: Stored, tmp_path: Path) -> None:
     ("table", "says"),
     [
         ({"sql": "sqlite://users.db", "query": "SELECT :key"}, r"sqlite:///path"),
-        ({"sql": "oracle://x", "query": "SELECT :key"}, r"sqlite:///path or postgresql://"),
+        ({"sql": "oracle://x", "query": "SELECT :key"}, r"sqlite:///path, postgresql://"),
         ({"sql": "sqlite:///x", "query": "SELECT 1"}, r"WHERE name = :key"),
         ({"sql": "sqlite:///x", "query": "SELECT ':key', \":key\", x::key"}, r"WHERE name = :key"),
         ({"sql": "sqlite:///x", "queries": {"alias": "SELECT :key"}}, r"queries.alias: .*aliases"),

@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.progress import Progress as Bar
@@ -21,7 +20,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("backup")(backup)
     app.command("restore")(restore)
-    app.command("verify")(verify_)
 
 
 def backup(folder: Path, config: ConfigOption = None) -> None:
@@ -40,11 +38,8 @@ def restore(folder: Path, config: ConfigOption = None) -> None:
         fail(str(wrong))
 
 
-def verify_(
-    folder: Annotated[Path | None, typer.Argument(help="A backup; else the stopped server's own data.")] = None,
-    config: ConfigOption = None,
-) -> None:
-    """Check the databases and read every body; names what is damaged."""
+def verify_data(folder: Path | None, config: Path | None) -> None:
+    """Check the databases and every body of a backup, or of the stopped server's data; name what is damaged."""
     data_dir = folder if folder is not None else configuration(config).data_dir
     keys = _keys(folder, config)
     with Bar(transient=True) as bar:

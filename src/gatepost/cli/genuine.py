@@ -14,6 +14,7 @@ from gatepost.base.envelope import Client, Envelope
 from gatepost.base.ids import MailId
 from gatepost.base.verdict import Finding, Result
 from gatepost.cli.asking import SILENT, DnsOption, configuration_if_any, resolver
+from gatepost.cli.care import verify_data
 from gatepost.cli.common import ConfigOption, Failed, JsonOption, now, print_json, say
 from gatepost.codec.mail.build import printable
 from gatepost.codec.mail.header import HeaderBlock
@@ -74,7 +75,10 @@ def spf_command(
 
 
 def verify_command(
-    file: Annotated[Path, typer.Argument(help="A mail; - is standard input.", allow_dash=True)],
+    what: Annotated[
+        Path | None,
+        typer.Argument(help="A mail, - is standard input; or a backup's folder, else the server's own data."),
+    ] = None,
     ip: IpOption = "",
     helo: HeloOption = "",
     mail_from: FromOption = "",
@@ -82,9 +86,16 @@ def verify_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell whether a mail is genuine: SPF, each DKIM signature, the ARC chain, DMARC, each with its reason."""
+    """Tell whether a mail is genuine, or a folder of data whole.
+
+    Of a mail: SPF, each DKIM signature, the ARC chain, DMARC, each with its reason. Of a backup, or of the server's
+    own data while it is stopped: every page of the databases and every body is read, and what is damaged is named.
+    """
+    if what is None or what.is_dir():
+        verify_data(what, config)
+        return
     settings = configuration_if_any(config)
-    raw = _mail(file)
+    raw = _mail(what)
     header = HeaderBlock.parse(raw)
     try:
         address = str(parse_ip(ip)) if ip else _NO_ADDRESS
@@ -104,8 +115,8 @@ def verify_command(
         print_json(_facts(findings, proof, settings))
         return
     for each in findings:
-        what = f" ({each.domain})" if each.domain else ""
-        say(f"{each.method}={each.result.value}{what}" + (f": {each.reason}" if each.reason else ""))
+        domain = f" ({each.domain})" if each.domain else ""
+        say(f"{each.method}={each.result.value}{domain}" + (f": {each.reason}" if each.reason else ""))
     if proof.outcome is not None:
         say(_consequence(proof))
 
