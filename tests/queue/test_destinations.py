@@ -17,6 +17,7 @@ from gatepost.queue.model import unpack_recipient
 from gatepost.queue.redirect import Ambiguous, NotOne, redirect
 from gatepost.queue.sql import EVERYTHING, LIST, LIST_LANE, PACKED, PARKED, SCHEMA
 from gatepost.queue.verbs import Choice, NotThere, Untold
+from gatepost.relay.model import Consignment
 from tests.policy.world import People
 from tests.queue.world import DOWN, LATER, T0, Scripted, World, address, world
 from tests.support.databases import OpenDatabase, each_engine, open_sqlite
@@ -151,8 +152,9 @@ def test_what_is_chosen_is_removed_with_its_bodies_but_for_what_is_under_way(
                 await w.submit(f"a{n}@far.example", f"b{n}@near.example")
             started = asyncio.Event()
 
-            async def hang(_: object) -> None:
-                started.set()
+            async def hang(consignment: Consignment) -> None:
+                if consignment.recipients[0].address.domain == "far.example":
+                    started.set()
                 await asyncio.sleep(3600)
 
             w.relay.hook = hang
