@@ -160,7 +160,7 @@ def test_a_database_that_is_locked_while_mail_leaves_only_delays_it(tmp_path: Pa
 @pytest.mark.peer("strace")
 def test_a_disk_whose_syncs_are_slow_only_slows_mail_down(tmp_path: Path) -> None:
     with relaying(tmp_path) as server:
-        slow = "fdatasync:delay_exit=100000"
+        slow = "fdatasync:delay_exit=30000"
         with Strace(server.pids("keeper mail"), "fdatasync", tmp_path / "log", slow):
             ledger = send(server.port, "slow")
             assert len(ledger.acked) == len(ledger.sent)
@@ -169,7 +169,7 @@ def test_a_disk_whose_syncs_are_slow_only_slows_mail_down(tmp_path: Path) -> Non
 
 @pytest.mark.row("REL-08")
 @pytest.mark.peer("strace")
-@pytest.mark.parametrize("when", [1, 3])
+@pytest.mark.parametrize("when", [1, pytest.param(3, marks=pytest.mark.deep)])
 def test_an_error_of_the_disk_while_mail_leaves_is_not_taken_for_success(tmp_path: Path, when: int) -> None:
     with relaying(tmp_path) as server:
         error = f"fdatasync:error=EIO:when={when}"
