@@ -11,6 +11,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
@@ -180,7 +181,7 @@ def config_page() -> str:
         "line, key and remedy of a mistake; examples/home/gatepost.toml is a file to begin with.",
     ]
     for section, kind in _sections(Config, ""):
-        lines += ["", f"## {section}", "", (kind.__doc__ or "").strip(), ""]
+        lines += ["", f"## {section}", "", cleandoc(kind.__doc__ or ""), ""]
         notes, hints = field_notes(kind), get_type_hints(kind)
         for field in dataclasses.fields(kind):
             if not _settings_in(hints[field.name]):
