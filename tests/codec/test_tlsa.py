@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gatepost.codec.tlsa import Tlsa, Unproven, matches_name, prove, public_key_octets, strongest, usable
@@ -185,6 +185,8 @@ def test_broken_chains_are_unproven(chain: list[bytes], record: Tlsa) -> None:
         prove([record], chain, NAMES, NOW)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # a certificate that is broken so is read, still
+@example(at=15, octet=128, cut=False)
 @settings(max_examples=300, deadline=None)
 @given(at=st.integers(0, len(LEAF.der) - 1), octet=st.integers(0, 255), cut=st.booleans())
 def test_no_broken_certificate_raises_anything_else(at: int, octet: int, cut: bool) -> None:
