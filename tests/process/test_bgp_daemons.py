@@ -37,7 +37,7 @@ EVERY = [
     pytest.param("gobgpd", marks=pytest.mark.peer("gobgpd")),
 ]
 GOOD_COUNT, BAD_COUNT, SIX_COUNT = 20_000, 10_000, 48  # 48: what the article's reader was sent
-SETTLED_S = 40.0
+SETTLED_S = 90.0
 
 
 def announced(good: int = GOOD_COUNT, bad: int = BAD_COUNT, six: int = SIX_COUNT) -> dict[str, str]:

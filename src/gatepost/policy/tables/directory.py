@@ -13,10 +13,10 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from gatepost.policy.tables.passfile import read_password
 from gatepost.policy.tables.token import TOKEN
 
 PORTS: Final = {"ldap": 389, "ldaps": 636}
@@ -71,7 +71,7 @@ def read_url(url: str) -> Place:
         chosen,
         SCOPES[scope],
         given.get("bind", ""),
-        _password(given["passfile"]) if "passfile" in given else "",
+        read_password(given["passfile"]) if "passfile" in given else "",
         given.get("ca", ""),
     )
 
@@ -148,10 +148,3 @@ def _listed(value: object) -> list[str]:
 
 def _split(extensions: str) -> list[str]:
     return [each for each in extensions.split(",") if each]
-
-
-def _password(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8").split("\n", 1)[0]
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise ValueError(f"sql: passfile {path} cannot be read: {wrong}") from wrong

@@ -8,9 +8,10 @@ With `ssl_ca` the server's certificate must hold for its name.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from gatepost.policy.tables.passfile import read_password
 
 PORT: Final = 3306
 _OPTIONS: Final = ("unix_socket", "passfile", "ssl_ca")
@@ -42,7 +43,7 @@ def read_dsn(dsn: str, time_limit: float) -> Mapping[str, object]:
     if "ssl_ca" in options:
         arguments |= {"ssl_ca": options["ssl_ca"], "ssl_verify_cert": True, "ssl_verify_identity": True}
     if "passfile" in options:
-        arguments["password"] = _password(options["passfile"])
+        arguments["password"] = read_password(options["passfile"])
     elif parts.password is not None:
         arguments["password"] = unquote(parts.password)
     return arguments
@@ -64,10 +65,3 @@ class Session:
     def close(self) -> None:
         """End it; a connection that broke is closed, too."""
         self._connection._force_close()  # `close` says goodbye to a server that may not listen any more
-
-
-def _password(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8").split("\n", 1)[0]
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise ValueError(f"sql: passfile {path} cannot be read: {wrong}") from wrong
