@@ -74,6 +74,7 @@ from gatepost.judge.content import SimpleScanner
 from gatepost.judge.judge import Judge, raw_fields
 from gatepost.judge.keys import KeyFile, StoredKeys
 from gatepost.judge.names import ResolvedNames
+from gatepost.judge.rotation import Rotation
 from gatepost.judge.seal import Seal
 from gatepost.logs import set_level
 from gatepost.policy.action import ToMailbox
@@ -161,6 +162,8 @@ class Worker:
         self._reporter: Reporter
         self._sending: asyncio.Task[None] | None = None
         self._letters: Letters
+        self._seal: Seal
+        self._key_file: KeyFile
         self._allowance: Allowance
         self._intake: intake.Services
         self._view: ViewServices
@@ -227,6 +230,7 @@ class Worker:
         jobs.append(watch_tables(self._policy, self._log, asyncio.sleep))
         if self._slot == 0:
             jobs.append(self._tls_reporter().run())
+            jobs.append(self._rotation().run())
             jobs += [self._take_left(), self._sweep(), self._release(), self._bgp.run(), self._lists.run()]
         if self._puller is not None:
             jobs.append(self._puller.run())
@@ -280,6 +284,7 @@ class Worker:
         self._relay.renew(logins)
         self._allowance.renew(config.allowance)
         self._judge.renew(config.judge, _scanner(config))
+        self._seal.renew(config.judge.signing)
         self._refusals.renew(config.diary)
         self._tls_results.renew(config.tls.reports)
         self._intake = replace(self._intake, settings=config.intake)
@@ -325,7 +330,8 @@ class Worker:
         ruleset = await asyncio.to_thread(load_rules, config.policy, self._log.warning)
         self._policy = Policy(config.policy, ruleset, own_names=(config.hostname,))
         key_file = await asyncio.to_thread(KeyFile.open, config.data_dir / "secret.key")
-        seal = Seal(StoredKeys(mail, key_file))
+        seal = self._seal = Seal(StoredKeys(mail, key_file), config.judge.signing)
+        self._key_file = key_file
         self._queue = self._build_queue(seal)
         self._allowance = Allowance(config.allowance, mail)
         names = ResolvedNames(self._resolver)
@@ -372,6 +378,17 @@ class Worker:
             pause=asyncio.sleep,
         )
         self._web = web.Services(config.web, self._site(), self._clock, self._log)
+
+    def _rotation(self) -> Rotation:
+        return Rotation(
+            self._databases.mail,
+            self._key_file,
+            ResolvedNames(self._resolver),
+            self._letters,
+            lambda: self._config.judge.signing,
+            self._clock,
+            self._log,
+        )
 
     def _tls_reporter(self) -> TlsReporter:
         """Return what tells other domains how TLS to them went."""

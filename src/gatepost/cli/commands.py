@@ -8,6 +8,7 @@ from gatepost import __version__
 from gatepost.cli import (
     bgp,
     care,
+    dkim,
     gate,
     genuine,
     join,
@@ -23,6 +24,7 @@ from gatepost.cli import (
     rules,
     sendmail,
     server,
+    signproxy,
     spamdb,
     srs,
     story,
@@ -45,7 +47,7 @@ limits.register(people.users)
 app.add_typer(people.users, name="user")
 app.add_typer(people.domains, name="domain")
 app.add_typer(people.aliases, name="alias")
-app.add_typer(people.dkim, name="dkim")
+app.add_typer(dkim.dkim, name="dkim")
 app.add_typer(queue.queue, name="queue")
 app.add_typer(gate.tables, name="tables")
 app.add_typer(gate.grey, name="grey")
@@ -58,6 +60,7 @@ app.add_typer(lists.lists, name="lists")
 app.add_typer(sync.sync, name="sync")
 tlsreports.register(tls.tls)
 app.add_typer(tls.tls, name="tls")
+app.command("sign-proxy")(signproxy.sign_proxy)
 app.add_typer(srs.srs, name="srs")
 app.add_typer(recipients.recipients, name="recipients")
 rules.rules.add_typer(tables.tables, name="tables")

@@ -1,4 +1,4 @@
-"""`gatepost user`, `domain`, `alias`, `dkim`: who lives here."""
+"""`gatepost user`, `domain`, `alias`: who lives here."""
 
 import sys
 from getpass import getpass
@@ -17,13 +17,12 @@ from gatepost.config import Config
 from gatepost.databases import Databases
 from gatepost.db.unit import Unit
 from gatepost.judge import verbs as judge_verbs
-from gatepost.judge.keys import KeyFile, read_pem
+from gatepost.judge.keys import KeyFile
 from gatepost.store import verbs as store_verbs
 
 users = typer.Typer(help="Accounts: people who log in and have mailboxes.", no_args_is_help=True)
 domains = typer.Typer(help="Domains whose mail is ours.", no_args_is_help=True)
 aliases = typer.Typer(help="Addresses that lead to other addresses.", no_args_is_help=True)
-dkim = typer.Typer(help="Keys that sign outgoing mail.", no_args_is_help=True)
 
 PasswordFile = Annotated[
     Path | None, typer.Option("--password-file", help="Read the password from this file; - is standard input.")
@@ -170,44 +169,6 @@ def alias_del(address: str, target: Annotated[str, typer.Argument()] = "", confi
     """Drop an alias, or one TARGET of it."""
     with_databases(config, lambda databases, _: verbs.del_alias(databases.mail, address, now(), target))
     say(f"{address} is dropped")
-
-
-@dkim.command("list")
-def dkim_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """List the keys and the records that publish them."""
-    found = with_databases(config, lambda databases, _: judge_verbs.list_keys(databases.mail))
-    rows = [(key.domain, key.selector, key.algorithm, key.name, key.record) for key in found]
-    show(rows, ("Domain", "Selector", "Algorithm", "Name", "Record"), as_json=as_json, nothing="no keys")
-
-
-@dkim.command("show")
-def dkim_show(domain: str, config: ConfigOption = None) -> None:
-    """Print a domain's records as a zone file has them."""
-    found = with_databases(config, lambda databases, _: judge_verbs.list_keys(databases.mail))
-    for key in found:
-        if key.domain == fold_domain(domain):
-            say(key.zone_line())
-
-
-@dkim.command("import")
-def dkim_import(domain: str, selector: str, file: Path, config: ConfigOption = None) -> None:
-    """Take over an existing private key (PEM), such as dkimproxy's default.private."""
-    try:
-        private = read_pem(file.read_bytes())
-    except (OSError, ValueError) as wrong:
-        fail(f"{file}: {wrong}")
-
-    async def work(databases: Databases, settings: Config) -> judge_verbs.PublishedKey:
-        return await judge_verbs.add_key(databases.mail, key_file(settings), domain, selector, private, now())
-
-    say(with_databases(config, work).zone_line())
-
-
-@dkim.command("del")
-def dkim_del(domain: str, selector: str, config: ConfigOption = None) -> None:
-    """Forget a key."""
-    with_databases(config, lambda databases, _: judge_verbs.drop_key(databases.mail, domain, selector))
-    say(f"{selector}._domainkey.{domain} signs no more")
 
 
 def key_file(settings: Config) -> KeyFile:

@@ -127,7 +127,7 @@ def read_signature(tags: Mapping[str, bytes]) -> Signature:
     """Read the tags that signatures over a mail have in common (RFC 6376 §3.5, RFC 8617 §4.1.2)."""
     signer = read_signer(tags)
     header, body = _canonicalisations(tags.get("c", b"simple/simple"))
-    signed = tuple(_WHITE.sub(b"", name).lower() for name in tags["h"].split(b":"))
+    signed = tuple(_WHITE.sub(b"", tags["h"]).lower().split(b":"))
     if b"from" not in signed:
         raise BadSignature("From is not signed")
     if b"" in signed:
@@ -189,7 +189,11 @@ def canonical_field(field: bytes, *, relaxed: bool) -> bytes:
     if not relaxed:
         return field
     name, _, value = field.partition(b":")
-    value = _BLANKS.sub(b" ", _FOLD.sub(b"", value.removesuffix(b"\r\n"))).strip(b" \t\r\n")
+    value = value.strip(b" \t\r\n")
+    if b"\r\n" in value:
+        value = _FOLD.sub(b"", value)
+    if b"  " in value or b"\t" in value:
+        value = _BLANKS.sub(b" ", value)
     return name.rstrip(b" \t").lower() + b":" + value + b"\r\n"
 
 

@@ -40,6 +40,10 @@ Fields = Sequence[tuple[bytes, bytes]]
 """(lower-case name, raw octets with CRLF) of each header field, from the top down."""
 
 
+REMEMBERED_MAX: Final = 1024  # octets of a key record that is kept parsed: RSA keys of 4096 bits have 750
+_parsed_key = lru_cache(maxsize=1024)(parse_key)
+
+
 class KeyNames(Protocol):
     """Where keys are found: TXT records with their strings joined; Trouble where nobody knows."""
 
@@ -126,7 +130,7 @@ async def find_key(signer: Signer, names: KeyNames) -> KeyRecord:
         raise BadKey("there is no key")
     if len(records) > 1:
         raise BadKey("there are several keys")
-    record = parse_key(records[0])
+    record = _parsed_key(records[0]) if len(records[0]) <= REMEMBERED_MAX else parse_key(records[0])
     if not record.key:
         raise BadKey("the key was revoked")
     if record.hashes is not None and "sha256" not in record.hashes:

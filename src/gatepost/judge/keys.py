@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Final
+from typing import Final, NamedTuple, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,8 +30,12 @@ from gatepost.judge.seal import SigningKey
 from gatepost.judge.sql import ADD_KEY, KEYS_OF
 
 RSA_BITS: Final = 2048
+RSA_BITS_MIN: Final = 1024
+RSA_BITS_MAX: Final = 4096
 KEY_FILE_OCTETS: Final = 32
+DOMAINS_KNOWN: Final = 10_000  # with keys or without; what more authors write as is asked for again
 TOPIC: Final = "dkim"
+PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 _VERSION: Final = b"\x01"
 _NONCE_OCTETS: Final = 12
 
@@ -77,22 +81,39 @@ class StoredKeys:
     def __init__(self, database: Database, key_file: KeyFile) -> None:
         self._database = database
         self._key_file = key_file
-        self._known: dict[str, tuple[SigningKey, ...]] = {}
+        self._known: dict[str, tuple[_Turn, ...]] = {}
         database.listen(TOPIC, lambda _: self._known.clear())
 
-    async def of(self, domain: str) -> Sequence[SigningKey]:
-        """Return the active keys of `domain`, oldest first."""
+    async def of(self, domain: str, now: Instant) -> Sequence[SigningKey]:
+        """Return the keys of `domain` whose turn it is, oldest first."""
         known = self._known.get(domain)
         if known is None:
             rows = await self._database.read(KEYS_OF, {"domain": domain})
-            known = tuple(self._opened(domain, str(row[0]), str(row[1]), _octets(row[2])) for row in rows)
+            known = tuple(
+                _Turn(
+                    self._opened(domain, str(row[0]), str(row[1]), _octets(row[2])),
+                    cast(int, row[3]),
+                    cast("int | None", row[4]),
+                )
+                for row in rows
+            )
+            if len(self._known) >= DOMAINS_KNOWN:
+                self._known.clear()
             self._known[domain] = known
-        return known
+        return [each.key for each in known if each.begins <= now and (each.ends is None or now < each.ends)]
 
     def _opened(self, domain: str, selector: str, algorithm: str, stored: bytes) -> SigningKey:
         private = load_der_private_key(self._key_file.open_up(stored, _context(domain, selector)), None)
         assert isinstance(private, RSAPrivateKey | Ed25519PrivateKey)
         return SigningKey(domain, selector, algorithm, private)
+
+
+class _Turn(NamedTuple):
+    """When a key signs."""
+
+    key: SigningKey
+    begins: int
+    ends: int | None
 
 
 def _make_key_file(path: Path) -> None:
@@ -114,16 +135,21 @@ def _make_key_file(path: Path) -> None:
         os.close(folder)
 
 
-def generate(algorithm: str) -> RSAPrivateKey | Ed25519PrivateKey:
-    """Make a private key for rsa-sha256 (2048 bits) or ed25519-sha256."""
+def generate(algorithm: str, bits: int = RSA_BITS) -> RSAPrivateKey | Ed25519PrivateKey:
+    """Make a private key for rsa-sha256 (of so many bits) or ed25519-sha256."""
     if algorithm == "ed25519-sha256":
         return Ed25519PrivateKey.generate()
-    return generate_private_key(65537, RSA_BITS)
+    return generate_private_key(65537, bits)
 
 
 def read_pem(text: bytes) -> RSAPrivateKey | Ed25519PrivateKey:
     """Read an existing private key (`default.private` of dkim-genkey); ValueError where it is none of ours."""
-    private = load_pem_private_key(text, None)
+    try:
+        private = load_pem_private_key(text, None)
+    except TypeError as wrong:
+        raise ValueError("it has a passphrase: take that off first (openssl pkey)") from wrong
+    if isinstance(private, RSAPrivateKey) and not RSA_BITS_MIN <= private.key_size <= RSA_BITS_MAX:
+        raise ValueError(f"it has {private.key_size} bits; RFC 8301 has {RSA_BITS_MIN} to {RSA_BITS_MAX}")
     if not isinstance(private, RSAPrivateKey | Ed25519PrivateKey):
         raise ValueError("it is neither an RSA nor an Ed25519 key")
     return private
@@ -135,9 +161,15 @@ def algorithm_of(private: RSAPrivateKey | Ed25519PrivateKey) -> str:
 
 
 def add_step(
-    key_file: KeyFile, domain: str, selector: str, private: RSAPrivateKey | Ed25519PrivateKey, now: Instant
+    key_file: KeyFile,
+    domain: str,
+    selector: str,
+    private: RSAPrivateKey | Ed25519PrivateKey,
+    now: Instant,
+    *,
+    waits: bool = False,
 ) -> Step:
-    """Return the step that stores a key; follow it with a notice of TOPIC."""
+    """Return the step that stores a key, which signs from now on, or `waits` to be seen; notify TOPIC after it."""
     content = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     stored = key_file.close_up(content, _context(domain, selector))
     params: dict[str, Value] = {
@@ -147,6 +179,7 @@ def add_step(
         "private": stored,
         "record": record_text(private),
         "made_at": now,
+        "begins_at": None if waits else now,
     }
     return Step(ADD_KEY, params)
 

@@ -1,6 +1,7 @@
 """The judge's settings."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from gatepost.base.units import Octets, Seconds
@@ -12,6 +13,66 @@ class Dmarc(Enum):
     OFF = "off"
     REPORT = "report"
     HONOUR = "honour"
+
+
+class Canonicalization(Enum):
+    """How much a signature lets others change: c= of RFC 6376 §3.4, the header's way before the body's."""
+
+    RELAXED = "relaxed/relaxed"
+    RELAXED_SIMPLE = "relaxed/simple"
+    SIMPLE_RELAXED = "simple/relaxed"
+    SIMPLE = "simple/simple"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSigning:
+    """What one domain does in its own way: `[judge.signing.domain."example.org"]`."""
+
+    selectors: tuple[str, ...] = ()
+    """Sign with these keys alone; empty: with all that are in turn."""
+
+    canonicalization: Canonicalization | None = None
+    """As in `[judge.signing]`."""
+
+    lifetime: Seconds | None = None
+    """As in `[judge.signing]`."""
+
+    identity: str = ""
+    """What i= says: an address, or `@` and a domain, within the domain that signs."""
+
+    domainkeys: bool | None = None
+    """As in `[judge.signing]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningSettings:
+    """How mail of ours is signed: `[judge.signing]`. `gatepost dkim` has the keys."""
+
+    canonicalization: Canonicalization = Canonicalization.RELAXED
+    """c= of DKIM: how a mail may change on its way without harm; the header's way, then the body's."""
+
+    lifetime: Seconds = Seconds(14 * 86_400)
+    """After how long a signature is void (x=), longer than a mail may wait in a queue; 0: never."""
+
+    foreign: str = ""
+    """The domain whose keys sign for authors whose domain, and those above it, have no keys (so does dkimproxy that
+    knows one domain); empty: such mail goes unsigned."""
+
+    domainkeys: bool = False
+    """Add a DomainKey-Signature (RFC 4870, rsa-sha1, nofws) too. It is historic: nobody looks at it any more."""
+
+    rotate: Seconds = Seconds(0)
+    """How old a key gets until a successor is made, and the postmaster told what to publish; the successor signs as
+    soon as the DNS shows it. 0: never by itself."""
+
+    domain: Mapping[str, DomainSigning] = field(default_factory=dict)
+    """What single domains do in their own way."""
+
+    def __post_init__(self) -> None:
+        if 0 < self.lifetime < 86_400:
+            raise ValueError("lifetime must be a day at least, or 0: a mail may wait that long")
+        if 0 < self.rotate < 7 * 86_400:
+            raise ValueError("rotate must be a week at least, or 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +92,9 @@ class JudgeSettings:
 
     lists: tuple[str, ...] = ()
     """List-Ids of mailing lists that are believed where a signature of the list's own domain holds."""
+
+    signing: SigningSettings = field(default_factory=SigningSettings)
+    """How mail of ours is signed."""
 
     dns_time: Seconds = Seconds(20)
     """How long all DNS questions of one mail may take together; then the result is temperror."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address
 from typing import Final, Protocol, TypeVar
 
 from gatepost.base.verdict import Result
@@ -43,6 +44,10 @@ class Outcome:
     reason: str = ""
     by: str = ""
     explanation: str = ""
+
+
+REMEMBERED_MAX: Final = 1024  # octets of a policy that is kept parsed, so that strangers cannot fill the memory
+_parsed = lru_cache(maxsize=4096)(parse)
 
 
 class _PermError(Exception):
@@ -98,7 +103,7 @@ async def _evaluate(check: _Check, domain: str) -> Outcome:
     record = await _record(check, domain)
     if record is None:
         return Outcome(Result.NONE, "no record")
-    macros = replace(check.macros, domain=domain)
+    macros = check.macros if domain == check.macros.domain else replace(check.macros, domain=domain)
     for mechanism in record.mechanisms:
         if await _matches(check, mechanism, macros):
             by = check.included_by if mechanism.name == "include" else domain if _names_somebody(mechanism) else ""
@@ -140,7 +145,7 @@ async def _record(check: _Check, domain: str) -> Record | None:
     if len(records) > 1:
         raise _PermError(f"{domain} has {len(records)} records")
     try:
-        return parse(records[0])
+        return _parsed(records[0]) if len(records[0]) <= REMEMBERED_MAX else parse(records[0])
     except BadRecord as wrong:
         raise _PermError(f"{domain}: {wrong}") from wrong
 
@@ -233,7 +238,8 @@ async def _with_validated(check: _Check, macros: Macros) -> Macros:
 
 def _within(ip: Ip, hosts: Sequence[Ip], mechanism: Mechanism) -> bool:
     length = mechanism.prefix4 if isinstance(ip, IPv4Address) else mechanism.prefix6
-    return any(ip in ip_network((host, length), strict=False) for host in hosts if host.version == ip.version)
+    shift, number = ip.max_prefixlen - length, int(ip)
+    return any((number ^ int(host)) >> shift == 0 for host in hosts if host.version == ip.version)
 
 
 def _count_lookup(check: _Check) -> None:

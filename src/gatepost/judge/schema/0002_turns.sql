@@ -1,0 +1,2 @@
+ALTER TABLE dkim_key ADD COLUMN begins_at BIGINT DEFAULT 0;
+ALTER TABLE dkim_key ADD COLUMN ends_at BIGINT;
