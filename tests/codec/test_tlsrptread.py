@@ -6,8 +6,9 @@ from base64 import encodebytes
 
 import pytest
 
+from gatepost.codec.reportfile import PACKED_MAX, BadReport
 from gatepost.codec.tlsrpt import Failed, Failure, PolicyResults, PolicyType, Report
-from gatepost.codec.tlsrptread import DOCUMENT_MAX, PACKED_MAX, BadReport, read_report
+from gatepost.codec.tlsrptread import DOCUMENT_MAX, read_report
 
 RESULTS = PolicyResults(
     PolicyType.STS,
@@ -41,8 +42,8 @@ def test_a_result_that_is_not_known_is_told_as_the_reason() -> None:
 @pytest.mark.parametrize(
     ("octets", "problem"),
     [
-        (b"", "neither JSON"),
-        (b"Subject: hello\r\n\r\nhello\r\n", "neither JSON"),
+        (b"", "no TLS report"),
+        (b"Subject: hello\r\n\r\nhello\r\n", "no TLS report"),
         (b"{", "not JSON"),
         (b"{" * 100_000, "not JSON"),
         (b'{"a":' + b"[" * 200_000, "not JSON"),
@@ -53,7 +54,7 @@ def test_a_result_that_is_not_known_is_told_as_the_reason() -> None:
         (REPORT.packed()[:12] + b"xxxxxxxxxxxxxxxxxxxx", "damaged"),
         (gzip.compress(bytes(DOCUMENT_MAX + 1)), "unpacked it has more than"),
         (bytes(PACKED_MAX + 1), "more than"),
-        (MAIL.replace(b"H4sI", b"=H4s"), "base64|damaged|JSON"),
+        (MAIL.replace(b"H4sI", b"=H4s"), "base64|damaged|no TLS report"),
     ],
 )
 def test_what_is_no_report_is_told(octets: bytes, problem: str) -> None:

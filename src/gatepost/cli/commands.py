@@ -9,6 +9,7 @@ from gatepost.cli import (
     bgp,
     care,
     dkim,
+    dmarcreports,
     gate,
     genuine,
     join,
@@ -48,6 +49,7 @@ app.add_typer(people.users, name="user")
 app.add_typer(people.domains, name="domain")
 app.add_typer(people.aliases, name="alias")
 app.add_typer(dkim.dkim, name="dkim")
+app.add_typer(dmarcreports.dmarc, name="dmarc")
 app.add_typer(queue.queue, name="queue")
 app.add_typer(gate.tables, name="tables")
 app.add_typer(gate.grey, name="grey")

@@ -1,17 +1,21 @@
-"""`gatepost tls report`, `reports`, `read`: how TLS to others went, and what they report of ours (RFC 8460)."""
+"""`gatepost tls report`, `reports`, `read`, `arrived`: how TLS to others went, and what they report of ours.
+
+RFC 8460.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from gatepost.base.clock import DAY
-from gatepost.cli.common import ConfigOption, Failed, JsonOption, fail, now, print_json, show, with_databases
+from gatepost.cli import reports
+from gatepost.cli.common import ConfigOption, JsonOption, fail, now, print_json, say, show, with_databases
+from gatepost.cli.reports import DaysOption, FilesArgument, MailboxOption
 from gatepost.codec.tlsrpt import Report
-from gatepost.codec.tlsrptread import PACKED_MAX, BadReport, read_report
+from gatepost.codec.tlsrptread import read_report
 from gatepost.config import Config
 from gatepost.databases import Databases
 from gatepost.queue.tlsreports import Identity
@@ -26,6 +30,7 @@ def register(tls: typer.Typer) -> None:
     tls.command("report")(tls_report)
     tls.command("reports")(tls_reports)
     tls.command("read")(tls_read)
+    tls.command("arrived")(tls_arrived)
 
 
 def tls_report(
@@ -71,27 +76,30 @@ def _day(text: str) -> int:
         fail(f"--day: {text!r} is no day: write 2026-11-24")
 
 
-def tls_read(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Reports: .json, .json.gz, or whole mails that bring one.", show_default=False),
-    ],
+def tls_read(files: FilesArgument, as_json: JsonOption = False) -> None:
+    """Show the TLS reports that others sent: how many sessions went well, and which failed and why."""
+    found, problems = reports.of_files(files, read_report)
+    if found or not problems:
+        _show(found, as_json=as_json, nothing="no sessions are reported")
+    reports.told(problems)
+
+
+def tls_arrived(
+    address: str,
+    days: DaysOption = 30,
+    mailbox: MailboxOption = "INBOX",
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the TLS reports that others sent: how many sessions went well, and which failed and why."""
-    rows: list[Sequence[object]] = []
-    problems: list[str] = []
-    for file in files:
-        try:
-            report = read_report(_octets(file))
-        except (OSError, BadReport) as wrong:
-            problems.append(f"{file}: {getattr(wrong, 'strerror', None) or wrong}")
-        else:
-            rows += [(report.organization, *row) for row in rows_of(report)]
-    if rows or not problems:
-        show(rows, ("Reporter", *COLUMNS), as_json=as_json, nothing="no sessions are reported")
-    if problems:
-        raise Failed("; ".join(problems))
+    """Show the TLS reports that came to ADDRESS, each once."""
+    found, others = reports.of_mailbox(config, address, mailbox, days, read_report)
+    _show(found, as_json=as_json, nothing=f"no report came to {address} in {days} days")
+    if not as_json:
+        say(f"{len(found)} reports; {others} other mails")
+
+
+def _show(found: Sequence[Report], *, as_json: bool, nothing: str) -> None:
+    show(reports.lines(found, rows_of), ("Reporter", *COLUMNS), as_json=as_json, nothing=nothing)
 
 
 def rows_of(report: Report) -> Iterator[Sequence[object]]:
@@ -106,9 +114,3 @@ def rows_of(report: Report) -> Iterator[Sequence[object]]:
         untold = each.failures - sum(failed.sessions for failed in each.failed)
         if untold > 0:
             yield *head, untold, "failures without a line", "", "", "", ""
-
-
-def _octets(file: Path) -> bytes:
-    """Read a file, and no more than a report may have; raises OSError."""
-    with file.open("rb") as source:
-        return source.read(PACKED_MAX + 1)

@@ -6,57 +6,29 @@ unreadable.
 """
 
 import json
-import zlib
-from binascii import Error as NotBase64
-from binascii import a2b_base64, a2b_qp
 from collections.abc import Mapping
 from typing import Final
 
 from gatepost.codec.mail.build import printable
-from gatepost.codec.mail.structure import Part, parse
+from gatepost.codec.reportfile import BadReport, Kind
 from gatepost.codec.tlsrpt import Failed, Failure, PolicyResults, PolicyType, Report
 
-PACKED_MAX: Final = 32 << 20
-"""Octets of a file; a mail is larger than what it brings."""
 DOCUMENT_MAX: Final = 16 << 20
 """Octets of JSON: some 50,000 lines of failures."""
 POLICIES_MAX: Final = 1_000
 LINES_MAX: Final = 50_000  # of all policies together
 TEXT_MAX: Final = 300
 COUNT_MAX: Final = 1 << 53  # I-JSON (RFC 7493 §2.2)
-_GZIP: Final = b"\x1f\x8b"
-_TYPES: Final = (b"application/tlsrpt+gzip", b"application/tlsrpt+json")
+KIND: Final = Kind(
+    "TLS report", b"{", "json", (b"application/tlsrpt+gzip", b"application/tlsrpt+json"), DOCUMENT_MAX
+)
 _FAILURES: Final = {each.value: each for each in Failure}
 _POLICIES: Final = {each.value: each for each in PolicyType}
 
 
-class BadReport(ValueError):
-    """It is no TLS report that can be read; the text says why."""
-
-
 def read_report(octets: bytes) -> Report:
     """Return the report of a file: JSON, gzipped JSON, or a mail with either; raises BadReport."""
-    if len(octets) > PACKED_MAX:
-        raise BadReport(f"more than {PACKED_MAX} octets")
-    if octets.startswith(_GZIP):
-        return read_document(unpack(octets))
-    if octets.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        return read_document(octets)
-    return _read_mail(octets)
-
-
-def unpack(octets: bytes) -> bytes:
-    """Return what was gzipped, at most DOCUMENT_MAX octets; raises BadReport."""
-    member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        document = member.decompress(octets, DOCUMENT_MAX + 1)
-    except zlib.error as wrong:
-        raise BadReport(f"it is compressed, but damaged: {wrong}") from None
-    if len(document) > DOCUMENT_MAX:
-        raise BadReport(f"unpacked it has more than {DOCUMENT_MAX} octets")
-    if not member.eof:
-        raise BadReport("it is compressed, but its end is missing")
-    return document
+    return read_document(KIND.document(octets))
 
 
 def read_document(octets: bytes) -> Report:
@@ -87,31 +59,6 @@ def read_document(octets: bytes) -> Report:
         _text(span, "end-datetime"),
         tuple(results),
     )
-
-
-def _read_mail(octets: bytes) -> Report:
-    for part in parse(octets).walk():
-        if part.children:
-            continue
-        named = any(name.lower().endswith((".json", ".json.gz")) for name in part.filenames())
-        if part.content_type.value in _TYPES or named:
-            content = _content(octets, part)
-            return read_document(unpack(content) if content.startswith(_GZIP) else content)
-    raise BadReport("it is neither JSON, nor gzipped, nor a mail with a part application/tlsrpt+gzip")
-
-
-def _content(octets: bytes, part: Part) -> bytes:
-    body = octets[part.body : part.end]
-    try:
-        match part.encoding:
-            case b"base64":
-                return a2b_base64(body)
-            case b"quoted-printable":
-                return a2b_qp(body)
-            case _:
-                return body
-    except NotBase64 as wrong:
-        raise BadReport(f"the mail's part is not base64: {wrong}") from None
 
 
 def _results(said: Mapping[str, object]) -> PolicyResults:
