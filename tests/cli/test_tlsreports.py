@@ -54,7 +54,7 @@ def test_what_is_no_report_is_named_and_the_others_are_shown(
     (tmp_path / "mail.eml").write_bytes(b"Subject: hello\r\n\r\nhello\r\n")
     status, out = tell(capsys, "read", "mail.eml", "nothing.json", str(REPORTS / "smtp_tls.json"), "--json")
     assert status == 1
-    assert "mail.eml: it is neither JSON" in out
+    assert "mail.eml: it is no TLS report" in out
     assert "nothing.json: No such file" in out
     assert "Example Inc." in out
 
