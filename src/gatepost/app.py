@@ -52,6 +52,8 @@ from gatepost.db.unit import NotCommitted
 from gatepost.diary.refused.counts import Refusals
 from gatepost.diary.refused.counts import sweep as sweep_refusals
 from gatepost.diary.verbs import sweep as sweep_diary
+from gatepost.dmarcrpt.results import Results as DmarcResults
+from gatepost.dmarcrpt.results import sweep as sweep_dmarc_results
 from gatepost.feeds.bgp.service import BgpService
 from gatepost.feeds.lists.feed import ListFeed
 from gatepost.feeds.lists.stored import StoredTables
@@ -83,12 +85,14 @@ from gatepost.policy.rules import load as load_rules
 from gatepost.policy.watch import watch as watch_tables
 from gatepost.queue.atrest import AtRest, keys_of
 from gatepost.queue.bounce import Filed, Reporter
+from gatepost.queue.dmarcreports import DmarcReporter
 from gatepost.queue.home import Homes
 from gatepost.queue.letters import Letters
 from gatepost.queue.logins import LoginLetters
+from gatepost.queue.reporting import SPREAD, Identity
 from gatepost.queue.settings import Unproven
 from gatepost.queue.settle import Settler
-from gatepost.queue.tlsreports import SPREAD, Identity, TlsReporter
+from gatepost.queue.tlsreports import TlsReporter
 from gatepost.queue.verbs import retry_all
 from gatepost.queue.work import Worker as QueueWorker
 from gatepost.relay.assurance import Assurer
@@ -158,6 +162,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusals = Refusals(config.diary)
         self._tls_results = TlsResults(config.tls.reports, self._clock)
+        self._dmarc_results = DmarcResults(config.judge.reports, self._clock)
         self._queue: QueueWorker
         self._reporter: Reporter
         self._sending: asyncio.Task[None] | None = None
@@ -230,6 +235,7 @@ class Worker:
         jobs.append(watch_tables(self._policy, self._log, asyncio.sleep))
         if self._slot == 0:
             jobs.append(self._tls_reporter().run())
+            jobs.append(self._dmarc_reporter().run())
             jobs.append(self._rotation().run())
             jobs += [self._take_left(), self._sweep(), self._release(), self._bgp.run(), self._lists.run()]
         if self._puller is not None:
@@ -287,6 +293,7 @@ class Worker:
         self._seal.renew(config.judge.signing)
         self._refusals.renew(config.diary)
         self._tls_results.renew(config.tls.reports)
+        self._dmarc_results.renew(config.judge.reports)
         self._intake = replace(self._intake, settings=config.intake)
         self._view = replace(self._view, settings=config.view)
         self._web = replace(self._web, settings=config.web)
@@ -335,7 +342,15 @@ class Worker:
         self._queue = self._build_queue(seal)
         self._allowance = Allowance(config.allowance, mail)
         names = ResolvedNames(self._resolver)
-        self._judge = Judge(config.judge, config.hostname, names, _scanner(config), self._log, ours=self._is_backup)
+        self._judge = Judge(
+            config.judge,
+            config.hostname,
+            names,
+            _scanner(config),
+            self._log,
+            ours=self._is_backup,
+            counted=self._dmarc_results.add,
+        )
         self._intake = intake.Services(
             settings=config.intake,
             hostname=config.hostname,
@@ -411,6 +426,22 @@ class Worker:
             log=self._log,
             delay=random.SystemRandom().randrange(SPREAD),
             allow_loopback=self._config.relay.allow_loopback,
+        )
+
+    def _dmarc_reporter(self) -> DmarcReporter:
+        """Return what tells other domains how mail in their names fared."""
+        return DmarcReporter(
+            self._databases.mail,
+            self._databases.gate,
+            ResolvedNames(self._resolver),
+            self._reporter,
+            identity=lambda: Identity.of(
+                self._config.judge.reports, self._config.hostname, self._config.accounts.postmaster
+            ),
+            settings=lambda: self._config.judge.reports,
+            clock=self._clock,
+            log=self._log,
+            delay=random.SystemRandom().randrange(SPREAD),
         )
 
     def _site(self) -> Site:
@@ -740,6 +771,7 @@ class Worker:
         for event, unit in (
             ("refusals_not_written", self._refusals.unit()),
             ("tls_results_not_written", self._tls_results.unit()),
+            ("dmarc_results_not_written", self._dmarc_results.unit()),
         ):
             if unit is not None:
                 try:
@@ -759,6 +791,7 @@ class Worker:
             lambda now: sweep_diary(self._databases.mail, self._config.diary, now),
             lambda now: sweep_refusals(self._databases.gate, self._config.diary, now),
             lambda now: sweep_tls_results(self._databases.gate, self._config.tls.reports, now),
+            lambda now: sweep_dmarc_results(self._databases.gate, self._config.judge.reports, now),
             self._blobs.sweep,
             lambda _: self._mailboxes.sweep(),
         )

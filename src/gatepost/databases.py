@@ -16,6 +16,7 @@ from gatepost.db.sqlite import SqliteDatabase, open_database
 from gatepost.db.unit import Database, Schema
 from gatepost.diary.refused.sql import SCHEMA as REFUSED
 from gatepost.diary.sql import SCHEMA as DIARY
+from gatepost.dmarcrpt.sql import SCHEMA as DMARCRPT
 from gatepost.gate.sql import SCHEMA as GATE
 from gatepost.incidents.sql import SCHEMA as INCIDENTS
 from gatepost.judge.sql import SCHEMA as JUDGE
@@ -24,7 +25,7 @@ from gatepost.store.sql import SCHEMA as STORE
 from gatepost.tlsrpt.sql import SCHEMA as TLSRPT
 
 MAIL_SCHEMAS: Final[tuple[Schema, ...]] = (ACCOUNTS, ALLOWANCE, BLOBS, DIARY, INCIDENTS, JUDGE, QUEUE, STORE)
-GATE_SCHEMAS: Final[tuple[Schema, ...]] = (GATE, REFUSED, TLSRPT)
+GATE_SCHEMAS: Final[tuple[Schema, ...]] = (DMARCRPT, GATE, REFUSED, TLSRPT)
 
 
 @dataclass(frozen=True, slots=True)

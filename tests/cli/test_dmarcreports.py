@@ -13,8 +13,12 @@ from gatepost.aio.clock import SystemClock
 from gatepost.base.clock import DAY, Instant
 from gatepost.base.ids import Minter
 from gatepost.blobs.bodies import Blobs
+from gatepost.codec.dmarc import Policy, Request
+from gatepost.codec.dmarcreport import Row, read_report
 from gatepost.databases import reached
 from gatepost.db.unit import Unit
+from gatepost.dmarcrpt.results import Results
+from gatepost.dmarcrpt.settings import DmarcReportSettings
 from gatepost.store.mailbox import Mailboxes
 from gatepost.store.verbs import create_default_mailboxes_steps
 from tests.support.loop import run
@@ -23,6 +27,7 @@ CONFORMANCE = Path(__file__).parent.parent / "conformance"
 OUTLOOK = CONFORMANCE / "dmarc" / "protection.outlook.com!example.com!1711756800!1711843200.xml"
 MAIL = CONFORMANCE / "dmarc" / "twilight.eml"
 OF_GOOGLE = CONFORMANCE / "tlsrpt" / "google.com.eml"
+FORGED = Row("192.0.2.7", 1, "reject", "fail", "fail", "far.example", "evil.example")
 NOTE = b"From: ann@far.example\r\nSubject: hello\r\n\r\nhello\r\n"
 
 
@@ -60,6 +65,11 @@ def config(tmp_path: Path) -> Path:
             twice = (MAIL.read_bytes(), MAIL.read_bytes())
             for octets, date in (*((each, now) for each in twice), (NOTE, now), (OF_GOOGLE.read_bytes(), now)):
                 await mailboxes.append(inbox, octets, 0, date, now)
+            counted = Results(DmarcReportSettings(), SystemClock())
+            counted.add("far.example", Policy(Request.REJECT), FORGED)
+            unit = counted.unit()
+            assert unit is not None
+            await databases.gate.commit(unit)
             await mailboxes.append(inbox, next(CONFORMANCE.glob("dmarc/Report*.eml")).read_bytes(), 0, old, now)
 
     run(play())
@@ -110,3 +120,18 @@ def test_an_account_or_mailbox_that_is_not_there_is_named(capsys: pytest.Capture
     words = ("dmarc", "arrived", "dmarc@here.example", "--mailbox", "Reports", "-c", str(config))
     status, out = tell(capsys, *words)
     assert (status, "dmarc@here.example has no mailbox Reports" in out) == (1, True)
+
+
+def test_what_is_told_to_others_can_be_looked_at(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, out = tell(capsys, "dmarc", "reports", "-c", str(config), "--json")
+    assert status == 0
+    (day,) = json.loads(out)
+    assert (day["domain"], day["mails"]) == ("far.example", 1)
+    _, out = tell(capsys, "dmarc", "report", "Far.Example", "--day", day["day"], "-c", str(config), "--json")
+    assert [(row["reporter"], row["ip"], row["done"]) for row in json.loads(out)] == [
+        ("here.example", "192.0.2.7", "reject")
+    ]
+    _, out = tell(capsys, "dmarc", "report", "far.example", "--day", day["day"], "-c", str(config), "--xml")
+    assert read_report(out.encode()).rows == (FORGED,)
+    status, out = tell(capsys, "dmarc", "report", "far.example", "--day", "yesterday", "-c", str(config))
+    assert (status, "write 2026-11-24" in out) == (1, True)

@@ -8,6 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 
+from gatepost.codec.dmarc import Policy
+from gatepost.codec.dmarcreport import Proof, Row
 from gatepost.codec.spf import Ip
 from gatepost.judge.judge import Judge
 from gatepost.judge.settings import Dmarc, JudgeSettings
@@ -23,7 +25,7 @@ class Zone:
 
     def __init__(self, down: Sequence[str] = ()) -> None:
         self._down = down
-        self._texts = {
+        self.texts = {
             "sender.example": "v=spf1 ip4:192.0.2.9 -all",
             "_dmarc.sender.example": "v=DMARC1; p=reject",
             "_dmarc.legit.example": "v=DMARC1; p=reject",
@@ -35,7 +37,7 @@ class Zone:
         """Return a name's text."""
         if name in self._down:
             raise Trouble(f"the DNS does not answer for {name}")
-        return [self._texts[name].encode()] if name in self._texts else []
+        return [self.texts[name].encode()] if name in self.texts else []
 
     async def hosts(self, name: str, version: int) -> Sequence[Ip]:
         """Return an address."""
@@ -169,3 +171,48 @@ def test_a_mail_that_goes_on_is_vouched_for() -> None:
 
 def test_a_mail_that_stays_is_not() -> None:
     assert b"ARC-Seal" not in answer("a@sender.example")[1][0]
+
+
+def counted(author: str, **settings: object) -> list[tuple[str, Policy, Row]]:
+    """Send a mail; return what is counted for the report of a domain."""
+    zone = Zone()
+    zone.texts["_dmarc.sender.example"] = "v=DMARC1; p=reject; rua=mailto:d@sender.example"
+    zone.texts["_dmarc.trying.example"] += "; rua=mailto:d@trying.example"
+    zone.texts["_dmarc.bank.example"] += "; rua=mailto:d@bank.example"
+    found: list[tuple[str, Policy, Row]] = []
+
+    async def scene() -> None:
+        async with world() as here:
+            chosen = JudgeSettings(**settings)  # type: ignore[arg-type]  # named by the tests
+            judge = Judge(chosen, HOST, zone, None, here.log, counted=lambda *told: found.append(told))
+            here.services = replace(here.services, judge=judge)
+            async with here.client() as talk:
+                await talk.mail(mail(author), SENDER)
+
+    run(scene())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("author", "settings", "told"),
+    [
+        ("a@sender.example", {}, ("pass", "fail", "pass", ())),
+        ("x@bank.example", {}, ("quarantine", "fail", "fail", ())),
+        ("x@bank.example", {"dmarc": Dmarc.REPORT}, ("none", "fail", "fail", ("local_policy: only reported",))),
+        ("x@trying.example", {}, ("none", "fail", "fail", ("policy_test_mode",))),
+    ],
+)
+def test_what_became_of_a_mail_is_counted_for_its_domains_report(
+    author: str, settings: dict[str, object], told: tuple[object, ...]
+) -> None:
+    ((domain, policy, row),) = counted(author, **settings)
+    assert domain == author.rpartition("@")[2]
+    assert policy.reports_to == (f"mailto:d@{domain}",)
+    assert (row.disposition, row.dkim, row.spf, row.reasons) == told
+    assert (row.ip, row.author, row.sender) == ("192.0.2.9", domain, "sender.example")
+    assert row.proofs == (Proof("spf", "sender.example", "pass"),)
+
+
+def test_a_domain_that_asks_for_no_report_is_not_counted() -> None:
+    assert counted("x@legit.example") == []
+    assert counted("a@sender.example", dmarc=Dmarc.OFF) == []

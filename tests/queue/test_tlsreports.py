@@ -19,7 +19,8 @@ from gatepost.aio.tls import client_context
 from gatepost.base.clock import DAY, HOUR, Instant
 from gatepost.codec.tlsrpt import NOTHING_ASKED, Failed, Failure
 from gatepost.codec.tlsrptread import read_report
-from gatepost.queue.tlsreports import Identity, Post, TlsReporter
+from gatepost.queue.reporting import Identity
+from gatepost.queue.tlsreports import Post, TlsReporter
 from gatepost.tlsrpt.results import Results
 from gatepost.tlsrpt.settings import ReportSettings
 from gatepost.tlsrpt.sql import SCHEMA

@@ -1,23 +1,30 @@
-"""`gatepost dmarc read`, `arrived`: what others report of mail that names our domains as author (RFC 9990)."""
+"""`gatepost dmarc`: aggregate reports (RFC 9990), those that others send of mail in our name, and those of ours."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from gatepost.base.clock import MICROSECONDS
+from gatepost.base.address import fold_domain
+from gatepost.base.clock import DAY, MICROSECONDS
 from gatepost.cli import reports
-from gatepost.cli.common import ConfigOption, JsonOption, moment, say, show
-from gatepost.cli.reports import DaysOption, FilesArgument, MailboxOption
+from gatepost.cli.common import ConfigOption, JsonOption, moment, say, show, with_databases
+from gatepost.cli.reports import DayOption, DaysOption, FilesArgument, MailboxOption
 from gatepost.codec.dmarcreport import Report, Row, read_report
+from gatepost.codec.dmarcwrite import document
+from gatepost.config import Config
+from gatepost.databases import Databases
+from gatepost.dmarcrpt import results
+from gatepost.queue.reporting import Identity
 
 COLUMNS: Final = (
     "Reporter", "Begin", "Domain", "IP", "Mails", "DMARC", "DKIM", "SPF", "Done", "From", "Proofs", "Why",
 )  # fmt: skip
 SUMS: Final = ("Domain", "IP", "Mails", "Passed", "Failed", "Not delivered", "Proofs", "Reporters")
 
-dmarc = typer.Typer(help="What others report of mail in our name.", no_args_is_help=True)
+dmarc = typer.Typer(help="What others report of mail in our name, and we of theirs.", no_args_is_help=True)
 
 
 @dmarc.command("read")
@@ -42,6 +49,44 @@ def dmarc_arrived(
     show(summed(found), SUMS, as_json=as_json, nothing=f"no report came to {address} in {days} days")
     if not as_json:
         say(f"{len(found)} reports; {others} other mails")
+
+
+@dmarc.command("report")
+def dmarc_report(
+    domain: str,
+    day: DayOption = "",
+    xml: Annotated[bool, typer.Option("--xml", help="The document itself, as it is sent.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how mail in the name of DOMAIN fared here on a day: what its owner is told, if it asks and we send."""
+    number = reports.day_of(day)
+
+    async def work(databases: Databases, settings: Config) -> Sequence[Report]:
+        who = Identity.of(settings.judge.reports, settings.hostname, settings.accounts.postmaster)
+        found = await results.reports(
+            databases.gate, fold_domain(domain), number, organization=who.organization, contact=who.contact
+        )
+        return list(found.values())
+
+    found = with_databases(config, work)
+    if xml:
+        for each in found:
+            sys.stdout.write(document(each).decode() + "\n")
+        return
+    nothing = f"no mail of {domain} to tell about on that day"
+    show(reports.lines(found, rows_of), COLUMNS, as_json=as_json, nothing=nothing)
+
+
+@dmarc.command("reports")
+def dmarc_reports(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the days and domains of which mail was counted, the latest first: those that ask for reports."""
+
+    async def work(databases: Databases, _: Config) -> Sequence[results.Day]:
+        return await results.days(databases.gate)
+
+    rows = ((moment(each.day * DAY)[:10], each.domain, each.mails) for each in with_databases(config, work))
+    show(rows, ("Day", "Domain", "Mails"), as_json=as_json, nothing="no mail of a domain that asks for reports yet")
 
 
 class _Source(NamedTuple):

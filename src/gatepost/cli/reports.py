@@ -1,6 +1,7 @@
 """What the commands that read the reports of others share: of files, or of the mails that a mailbox has."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Final, Protocol, TypeVar, cast
 
@@ -18,12 +19,14 @@ from gatepost.queue.atrest import keys_of
 from gatepost.store.mailbox import NEVER, Mailboxes
 from gatepost.store.model import NoSuchMailbox
 
+EPOCH: Final = date(1970, 1, 1).toordinal()
 REPORTS_MAX: Final = 100_000  # a mailbox has more than that only when nobody ever looked into it
 
 FilesArgument = Annotated[
     list[Path],
     typer.Argument(help="Documents, packed or not, or whole mails that bring one.", show_default=False),
 ]
+DayOption = Annotated[str, typer.Option("--day", help="2026-11-24, in UTC; without it, today.")]
 DaysOption = Annotated[int, typer.Option("--days", min=1, help="How old mails may be.")]
 MailboxOption = Annotated[str, typer.Option("--mailbox", help="The mailbox of the account that has them.")]
 
@@ -93,6 +96,16 @@ async def _mails(
                 yield await mailboxes.content(MailId(body))
             except (Damaged, Missing) as wrong:
                 raise Failed(f"a mail of {address} cannot be read: {wrong}") from wrong
+
+
+def day_of(text: str) -> int:
+    """Return a day, counted from 1970; raises Failed."""
+    if not text:
+        return now() // DAY
+    try:
+        return date.fromisoformat(text).toordinal() - EPOCH
+    except ValueError:
+        raise Failed(f"--day: {text!r} is no day: write 2026-11-24") from None
 
 
 def told(problems: Sequence[str]) -> None:

@@ -5,23 +5,20 @@ RFC 8460.
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import date
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
-from gatepost.base.clock import DAY
 from gatepost.cli import reports
-from gatepost.cli.common import ConfigOption, JsonOption, fail, now, print_json, say, show, with_databases
-from gatepost.cli.reports import DaysOption, FilesArgument, MailboxOption
+from gatepost.cli.common import ConfigOption, JsonOption, print_json, say, show, with_databases
+from gatepost.cli.reports import DayOption, DaysOption, FilesArgument, MailboxOption
 from gatepost.codec.tlsrpt import Report
 from gatepost.codec.tlsrptread import read_report
 from gatepost.config import Config
 from gatepost.databases import Databases
-from gatepost.queue.tlsreports import Identity
+from gatepost.queue.reporting import Identity
 from gatepost.tlsrpt import results
 
-EPOCH: Final = date(1970, 1, 1).toordinal()
 COLUMNS: Final = ("Begin", "Domain", "Policy", "Sessions", "Result", "Host", "IP", "Sender", "Reason")
 
 
@@ -35,12 +32,12 @@ def register(tls: typer.Typer) -> None:
 
 def tls_report(
     domain: str,
-    day: Annotated[str, typer.Option("--day", help="2026-11-24, in UTC; without it, today.")] = "",
+    day: DayOption = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show how TLS to DOMAIN's mail servers went on a day; --json is the document of RFC 8460."""
-    number = _day(day)
+    number = reports.day_of(day)
 
     async def work(databases: Databases, settings: Config) -> Report:
         identity = Identity.of(settings.tls.reports, settings.hostname, settings.accounts.postmaster)
@@ -65,15 +62,6 @@ def tls_reports(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     found = with_databases(config, work)
     rows = ((results.date_of(each.day), each.domain, each.successes, each.failures) for each in found)
     show(rows, ("Day", "Domain", "Successes", "Failures"), as_json=as_json, nothing="no sessions yet")
-
-
-def _day(text: str) -> int:
-    if not text:
-        return now() // DAY
-    try:
-        return date.fromisoformat(text).toordinal() - EPOCH
-    except ValueError:
-        fail(f"--day: {text!r} is no day: write 2026-11-24")
 
 
 def tls_read(files: FilesArgument, as_json: JsonOption = False) -> None:

@@ -62,6 +62,24 @@ async def evaluate(names: Names, authors: Sequence[str], findings: Sequence[Find
     return max(outcomes, key=_badness)
 
 
+async def organization_of(names: Names, domain: str) -> str:
+    """Return the organizational domain of a domain (RFC 9989 §4.10.2); raises Trouble."""
+    return organizational(domain, await _walk(names, domain))
+
+
+async def _walk(names: Names, start: str) -> list[tuple[str, Policy]]:
+    """Ask for policies up the tree; raises Trouble."""
+    found: list[tuple[str, Policy]] = []
+    for domain in walk(start):
+        texts = [text.decode("latin-1") for text in await names.txt(f"_dmarc.{domain}")]
+        policy = only_policy(texts)
+        if policy is not None:
+            found.append((domain, policy))
+        if ends(policy, first=domain == start):
+            break
+    return found
+
+
 class _Evaluation:
     """One author domain's evaluation; the walks that it makes are remembered."""
 
@@ -115,15 +133,7 @@ class _Evaluation:
 
     async def _walk(self, start: str) -> list[tuple[str, Policy]]:
         if start not in self._walked:
-            found: list[tuple[str, Policy]] = []
-            for domain in walk(start):
-                texts = [text.decode("latin-1") for text in await self._names.txt(f"_dmarc.{domain}")]
-                policy = only_policy(texts)
-                if policy is not None:
-                    found.append((domain, policy))
-                if ends(policy, first=domain == start):
-                    break
-            self._walked[start] = found
+            self._walked[start] = await _walk(self._names, start)
         return self._walked[start]
 
     async def _aligned(self, method: str, *, strict: bool) -> bool:

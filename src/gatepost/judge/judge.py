@@ -10,7 +10,8 @@ from gatepost.base.clock import Instant
 from gatepost.base.envelope import Client, Envelope
 from gatepost.base.ports import Log
 from gatepost.base.verdict import Action, Custody, Finding, Result, Verdict
-from gatepost.codec.dmarc import Request
+from gatepost.codec.dmarc import Policy, Request
+from gatepost.codec.dmarcreport import Row
 from gatepost.codec.mail import authres
 from gatepost.codec.mail.address import mailboxes
 from gatepost.codec.mail.header import HeaderBlock, unfold
@@ -18,6 +19,7 @@ from gatepost.codec.spf import parse_ip
 from gatepost.judge import arc, dkim, dmarc, spf
 from gatepost.judge.content import Scanned, Scanner, spam_fields
 from gatepost.judge.override import Decision, Trust, decide, list_identifier
+from gatepost.judge.reported import row_of
 from gatepost.judge.settings import Dmarc, JudgeSettings
 
 _SPAM_FIELDS: Final = frozenset(
@@ -40,6 +42,10 @@ class Proof:
     chain: arc.Chain | None = None
 
 
+Counted = Callable[[str, Policy, Row], None]
+"""Takes a domain, its policy, and a mail that the policy was asked about, for the domain's report."""
+
+
 class Judge:
     """Examines mail from strangers before it is answered; `authserv_id` is our name in Authentication-Results."""
 
@@ -52,9 +58,11 @@ class Judge:
         log: Log,
         *,
         ours: Callable[[str], bool] = lambda _: False,
+        counted: Counted = lambda *_: None,
     ) -> None:
         """Make it; `ours` tells who is another mail server of ours, whose address no sender's SPF can know."""
         self._ours = ours
+        self._counted = counted
         self._settings = settings
         self._authserv_id = authserv_id
         self._names = names
@@ -75,6 +83,7 @@ class Judge:
         ours = client.loopback or self._ours(client.ip)  # what such a client sends, SPF cannot prove
         dmarc_too = self._settings.dmarc is not Dmarc.OFF and not ours
         proof = await self.prove(client, envelope, raw, header, now, dmarc=dmarc_too) if asked else Proof()
+        self._count(client, envelope, proof)
         strip = list(authres.forged(header, raw, self._authserv_id))
         added = authres.render(self._authserv_id, proof.findings) if proof.findings else b""
         scanned = self._scan(raw, header, proof.findings)
@@ -121,6 +130,16 @@ class Judge:
         list_id = list_identifier(next(iter(header.get(b"list-id")), b""))
         decision = decide(outcome, chain or arc.NO_CHAIN, list_id, findings, self._trust())
         return Proof((*findings, outcome.finding()), outcome, decision, chain)
+
+    def _count(self, client: Client, envelope: Envelope, proof: Proof) -> None:
+        """Count it where its author's domain asks for reports; what could not be decided comes again."""
+        outcome = proof.outcome
+        if outcome is None or outcome.published is None or outcome.result is Result.TEMPERROR:
+            return
+        if outcome.published.reports_to:
+            honoured = self._settings.dmarc is Dmarc.HONOUR
+            row = row_of(client.ip, envelope.sender, outcome, proof.decision, proof.findings, honoured=honoured)
+            self._counted(outcome.published_at, outcome.published, row)
 
     def _honoured(self, proof: Proof) -> tuple[Action, str]:
         """Return what DMARC alone makes of a mail, and the words of a refusal."""

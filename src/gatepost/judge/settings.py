@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gatepost.base.units import Octets, Seconds
+from gatepost.dmarcrpt.settings import DmarcReportSettings
 
 
 class Dmarc(Enum):
@@ -95,6 +96,9 @@ class JudgeSettings:
 
     signing: SigningSettings = field(default_factory=SigningSettings)
     """How mail of ours is signed."""
+
+    reports: DmarcReportSettings = field(default_factory=DmarcReportSettings)
+    """What other domains are told of mail in their name."""
 
     dns_time: Seconds = Seconds(20)
     """How long all DNS questions of one mail may take together; then the result is temperror."""

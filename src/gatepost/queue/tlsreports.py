@@ -10,32 +10,24 @@ alone, each round until the day is `send_days` old. A server that is killed betw
 twice, with the same Report-ID.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
-from typing import Final, Protocol, Self, cast
+from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
 from gatepost.aio.fetch import FetchFailed
-from gatepost.aio.offload import Overfull, offload
+from gatepost.aio.offload import offload
 from gatepost.aio.resolve import Answer
-from gatepost.base.address import Address
-from gatepost.base.clock import DAY, HOUR, MICROSECONDS, Clock, Instant
-from gatepost.base.ids import MailId
+from gatepost.base.clock import DAY, MICROSECONDS, Clock
 from gatepost.base.ports import Log
-from gatepost.codec.mail.tlsreport import build
+from gatepost.codec.mail.reportmail import Parcel
 from gatepost.codec.tlsrpt import LABEL, Report, filename, mail_address, read_record
-from gatepost.db.unit import Database, NotCommitted, Step, Unit
-from gatepost.queue.bounce import Filed
+from gatepost.db.unit import Database, Step, Unit
+from gatepost.queue.reporting import A_ROUND, Identity, Mailer, keep, mail_parcel
 from gatepost.tlsrpt import sql
 from gatepost.tlsrpt.results import report
 from gatepost.tlsrpt.settings import ReportSettings
 
-SPREAD: Final = 4 * HOUR  # §4.1: not all of the world at midnight
-ROUND_S: Final = 900.0
-A_ROUND: Final = 500  # reports
 CONTENT_TYPE: Final = "application/tlsrpt+gzip"
 
 
@@ -55,32 +47,8 @@ class Names(Protocol):
         ...
 
 
-class Mailer(Protocol):
-    """Takes a mail of this server's own; queue.bounce.Reporter does."""
-
-    async def mail(self, to: Address, domain: str, write: Callable[[MailId], bytes], now: Instant) -> Filed:
-        """Return what sends a mail to anybody, signed for `domain`; nothing where no rule lets it go."""
-        ...
-
-
 Post = Callable[[str, bytes, str, str], Awaitable[None]]
 """POST octets of a type to a URL at `ip:port`; raises FetchFailed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who reports."""
-
-    organization: str
-    sender: str
-    contact: str
-    """An address, whose domain is that of the submitter (§5.1)."""
-
-    @classmethod
-    def of(cls, settings: ReportSettings, hostname: str, postmaster: str) -> Self:
-        """Return who it is by the settings; `postmaster` may be "", for that of the server."""
-        sender = settings.sender or postmaster or f"postmaster@{hostname}"
-        return cls(settings.organization or hostname, sender, settings.contact or sender)
 
 
 class TlsReporter:
@@ -116,12 +84,7 @@ class TlsReporter:
 
     async def run(self) -> None:
         """Send what is due, for ever."""
-        while True:
-            await asyncio.sleep(ROUND_S)
-            try:
-                await self.round()
-            except (NotCommitted, Overfull) as problem:
-                self._log.warning("tls_reports_failed", problem=str(problem))
+        await keep(self.round, self._log, "tls_reports_failed")
 
     async def round(self) -> None:
         """Send what is due now; raises NotCommitted."""
@@ -166,20 +129,25 @@ class TlsReporter:
 
     async def _by_mail(self, uri: str, domain: str, day: int, told: Report, packed: bytes) -> None:
         """Queue a mail; raises ValueError for what is no address."""
-        local, at, host = mail_address(uri).rpartition("@")
-        if not (local and at and host) or not (local + host).isprintable() or not (local + host).isascii():
-            raise ValueError(f"{uri} is no address")
-        identity, to, now = self._identity(), Address(local, host), self._clock.now()
-        begin, submitter = day * DAY // MICROSECONDS, identity.contact.rpartition("@")[2]
-        name = filename(submitter, domain, begin, begin + DAY // MICROSECONDS - 1)
-        write = partial(
-            build, report=told, packed=packed, name=name, domain=domain, submitter=submitter,
-            sender=identity.sender, to=to, now=now,
-        )  # fmt: skip
-        filed = await self._mailer.mail(to, identity.sender.rpartition("@")[2], write, now)
-        if not filed.steps:
-            raise ValueError(f"no rule lets a mail to {to} go")
-        await self._mail.commit(Unit(filed.steps, filed.notices))
+        identity = self._identity()
+        begin, submitter = day * DAY // MICROSECONDS, identity.submitter
+        parcel = Parcel(
+            told.id,
+            domain,
+            submitter,
+            f"This is the TLS report of {submitter} on {domain}\r\nfrom {told.start} to {told.end}.",
+            CONTENT_TYPE,
+            filename(submitter, domain, begin, begin + DAY // MICROSECONDS - 1),
+            packed,
+            'multipart/report; report-type="tlsrpt"',
+            (
+                (b"TLS-Report-Domain", domain.encode()),
+                (b"TLS-Report-Submitter", submitter.encode()),
+                (b"TLS-Required", b"No"),  # RFC 8689 §3: bad TLS is what it may tell of
+            ),
+        )
+        now = self._clock.now()
+        await mail_parcel(self._mail, self._mailer, parcel, identity.sender, mail_address(uri), now)
 
     async def _by_post(self, uri: str, packed: bytes) -> None:
         """POST it; raises FetchFailed. A stranger chose the URL: it leads to no address inside our house."""
