@@ -26,6 +26,9 @@ VENV: Final = HERE / ".venv"
 RUNTIME_LOCK: Final = HERE / "requirements.lock"
 DEV_LOCK: Final = HERE / "requirements-dev.lock"
 PEERS: Final = {  # Debian package -> a program it brings, which is how we know that it is there
+    "bind9": "/usr/sbin/named",
+    "bind9-dnsutils": "nsupdate",
+    "bind9-utils": "named-checkzone",
     "bird2": "/usr/sbin/bird",
     "clamav-daemon": "/usr/sbin/clamd",
     "clamsmtp": "/usr/sbin/clamsmtpd",

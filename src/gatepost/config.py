@@ -19,6 +19,8 @@ from gatepost.aio import interface
 from gatepost.allowance.settings import AllowanceSettings
 from gatepost.backupmx.settings import BackupSettings
 from gatepost.base.settings import BadSetting, fill
+from gatepost.base.units import Seconds
+from gatepost.codec.dnslist import parse_zone
 from gatepost.diary.settings import DiarySettings
 from gatepost.feeds.settings import FeedSettings
 from gatepost.gate.kernel.settings import KernelMode
@@ -34,6 +36,8 @@ from gatepost.view.settings import ViewSettings
 from gatepost.web.mtasts import OwnPolicySettings
 from gatepost.web.settings import WebSettings
 
+_SERVER: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+TIME_PORT: Final = 123
 _TABLE: Final = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 _INTERFACE: Final = re.compile(r"(?=.*[^0-9.])[^:/\s\[\]]{1,15}")  # netdevice(7): IFNAMSIZ is 16
@@ -200,6 +204,48 @@ class ResolverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """What `gatepost doctor` asks of the world: `[watch]`."""
+
+    addresses: tuple[str, ...] = ()
+    """The public addresses of this server, where it stands behind NAT and cannot know them."""
+
+    lists: tuple[str, ...] = (
+        "zen.spamhaus.org",
+        "bl.spamcop.net",
+        "b.barracudacentral.org",
+        "bl.mailspike.net",
+        "psbl.surriel.com",
+    )
+    """DNS lists on which our addresses must not stand. Most answer only to a resolver of one's own."""
+
+    outside: str = "gmail-smtp-in.l.google.com:25"
+    """A mail server that is greeted and left, to see whether mail gets out by port 25; empty: none."""
+
+    time: str = "pool.ntp.org"
+    """A time server (SNTP) to which the clock is compared, with a port if it is not 123; empty: none."""
+
+    certificate_days: int = 21
+    """From how many days before its end on a certificate is a warning; in the last week it is a problem."""
+
+    every: Seconds = Seconds(3600)
+    """How long `gatepost doctor --watch` waits between two looks."""
+
+    def __post_init__(self) -> None:
+        for zone in self.lists:
+            parse_zone(zone)
+        for ip in self.addresses:
+            ip_address(ip)
+        for text, port in ((self.outside, PORTS[Kind.MX]), (self.time, TIME_PORT)):
+            if text:
+                server_of(text, port)
+        if not 60 <= self.every <= 7 * 86_400:
+            raise ValueError("every must be between a minute and a week")
+        if not 7 <= self.certificate_days <= 365:
+            raise ValueError("certificate_days must be between 7 and 365")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -220,6 +266,7 @@ class Config:
     feeds: FeedSettings = field(default_factory=FeedSettings)
     web: WebSettings = field(default_factory=WebSettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
 
     @property
     def hostname(self) -> str:
@@ -322,6 +369,14 @@ def bound(text: str, port: int, path: tuple[str | int, ...]) -> tuple[tuple[str,
         remedy = f"write 192.0.2.1, 192.0.2.1:25, [2001:db8::1]:25, or one of {', '.join(known)}"
         raise BadSetting(path, f"{name!r} is not an address, nor an interface that has one", remedy)
     return tuple(split_address(f"[{ip}]:{given}", port, path) for ip in known[name])
+
+
+def server_of(text: str, port: int) -> tuple[str, int]:
+    """Read the name or address of a server, with or without a port; raises ValueError."""
+    found = _SERVER.fullmatch(text)
+    if found is None or not 0 < int(found[3] or port) < 65_536:
+        raise ValueError(f"{text!r} is no server: write time.example.org, 192.0.2.1:123 or [2001:db8::1]:123")
+    return (found[1] or found[2]).lower(), int(found[3] or port)
 
 
 def split_address(text: str, port: int, path: tuple[str | int, ...]) -> tuple[str, int]:

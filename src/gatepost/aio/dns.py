@@ -38,6 +38,7 @@ class Type(IntEnum):
     MX = 15
     TXT = 16
     AAAA = 28
+    SRV = 33
     TLSA = 52
 
 
@@ -53,6 +54,16 @@ class Rcode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Srv:
+    """An SRV record (RFC 2782); `target` is "" where the service is not offered."""
+
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mx:
     """An MX record; `host` is "" for the null MX (RFC 7505)."""
 
@@ -60,8 +71,8 @@ class Mx:
     host: str
 
 
-Record = str | bytes | Mx | Tlsa
-"""An address or a name as text, the joined strings of a TXT, an Mx, a Tlsa."""
+Record = str | bytes | Mx | Srv | Tlsa
+"""An address or a name as text, the joined strings of a TXT, an Mx, a Srv, a Tlsa."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +229,9 @@ def _record(octets: bytes, at: int, end: int, kind: Type) -> Record:
             return _strings(octets, at, end)
         case Type.MX if end - at > 2:
             return Mx(struct.unpack_from("!H", octets, at)[0], _name_within(octets, at + 2, end))
+        case Type.SRV if end - at > 6:
+            priority, weight, port = struct.unpack_from("!HHH", octets, at)
+            return Srv(priority, weight, port, _name_within(octets, at + 6, end))
         case Type.PTR | Type.CNAME:
             return _name_within(octets, at, end)
         case Type.TLSA if end - at > 3:

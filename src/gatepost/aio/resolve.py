@@ -29,6 +29,7 @@ from gatepost.aio.dns import (
     Rcode,
     Record,
     Reply,
+    Srv,
     Tlsa,
     Type,
     name_octets,
@@ -156,6 +157,11 @@ class Resolver:
     async def cname(self, name: str) -> Answer[str]:
         """Return the alias record of `name` itself; the alias is not followed."""
         return cast(Answer[str], await self._find(name, Type.CNAME))  # as above
+
+    async def srv(self, name: str) -> Answer[Srv]:
+        """Return SRV records, the preferred first."""
+        found = cast(Answer[Srv], await self._find(name, Type.SRV))  # as above
+        return replace(found, records=tuple(sorted(found.records, key=lambda each: (each.priority, -each.weight))))
 
     async def tlsa(self, name: str) -> Answer[Tlsa]:
         """Return TLSA records, e.g. of `_25._tcp.mx.example`; use them only when the answer is secure."""

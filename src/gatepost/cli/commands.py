@@ -10,6 +10,7 @@ from gatepost.cli import (
     care,
     dkim,
     dmarcreports,
+    doctor,
     gate,
     genuine,
     join,
@@ -77,6 +78,7 @@ sendmail.register(app)
 mailq.register(app)
 join.register(app)
 genuine.register(app)
+doctor.register(app)
 
 
 def _version(asked: bool) -> None:

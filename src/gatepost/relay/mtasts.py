@@ -181,7 +181,7 @@ class Policies:
 
     async def _renew(self, domain: str, announced: str) -> None:
         try:
-            octets = await self._document(domain)
+            octets = await self.document(domain)
             policy = read_policy(octets)
         except (FetchFailed, BadPolicy, Overfull, OSError) as wrong:
             _bounded(self._failed, domain, _Failure(self._clock.steady() + FAILED_S, str(wrong), _failure(wrong)))
@@ -197,7 +197,7 @@ class Policies:
             except (Overfull, OSError) as wrong:
                 self._log.warning("mta_sts_not_kept", domain=domain, problem=str(wrong))
 
-    async def _document(self, domain: str) -> bytes:
+    async def document(self, domain: str) -> bytes:
         """Fetch a policy; raises FetchFailed. The certificate must hold for the policy's host, wherever that is."""
         if self._context is None:
             self._context = await offload(self._tls)
