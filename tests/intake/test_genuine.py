@@ -8,9 +8,12 @@ from ipaddress import ip_address
 
 import pytest
 
+from gatepost.base.verdict import Finding, Result
 from gatepost.codec.dmarc import Policy
 from gatepost.codec.dmarcreport import Proof, Row
+from gatepost.codec.mail.header import HeaderBlock, unfold
 from gatepost.codec.spf import Ip
+from gatepost.judge.content import SimpleScanner
 from gatepost.judge.judge import Judge
 from gatepost.judge.settings import Dmarc, JudgeSettings
 from gatepost.judge.spf import Trouble
@@ -216,3 +219,52 @@ def test_what_became_of_a_mail_is_counted_for_its_domains_report(
 def test_a_domain_that_asks_for_no_report_is_not_counted() -> None:
     assert counted("x@legit.example") == []
     assert counted("a@sender.example", dmarc=Dmarc.OFF) == []
+
+
+def spam_status(author: str, sender: str = SENDER, extra: bytes = b"", **settings: object) -> str:
+    """Send a mail through a judge that scans; return what X-Spam-Status says."""
+
+    async def scene() -> str:
+        async with world() as here:
+            chosen = JudgeSettings(filter=True, **settings)  # type: ignore[arg-type]  # named by the tests
+            judge = Judge(chosen, HOST, Zone(), SimpleScanner(), here.log)
+            here.services = replace(here.services, judge=judge)
+            async with here.client() as talk:
+                assert await talk.mail(mail(author, extra), sender) == "250 2.0.0"
+            (stored,) = await here.mails("bob")
+        return unfold(HeaderBlock.parse(stored).get(b"x-spam-status")[0]).decode()
+
+    return run(scene())
+
+
+@pytest.mark.row("FI-08")
+def test_what_proves_a_mail_or_does_not_is_part_of_its_score() -> None:
+    proven = spam_status("a@sender.example")
+    assert "SPF_PASS,DMARC_PASS" in proven
+    forged = spam_status("a@legit.example", dmarc=Dmarc.REPORT)
+    assert "SPF_PASS,DMARC_FAIL" in forged
+    softer = spam_status("a@free.example", "<a@free.example>")
+    assert "SPF" not in softer
+    scores = [float(status.partition("score=")[2].partition(" ")[0]) for status in (proven, softer, forged)]
+    assert scores == sorted(scores)
+    assert scores[2] - scores[0] == pytest.approx(2.0)
+
+
+@pytest.mark.row("FI-08")
+@pytest.mark.parametrize(
+    ("result", "domain", "rules", "score"),
+    [
+        (Result.PASS, "far.example", ("DKIM_SIGNED", "DKIM_VALID", "DKIM_VALID_AU"), -0.3),
+        (Result.PASS, "list.example", ("DKIM_SIGNED", "DKIM_VALID"), -0.2),
+        (Result.FAIL, "far.example", ("DKIM_SIGNED", "DKIM_INVALID"), 1.1),
+        (Result.TEMPERROR, "far.example", ("DKIM_SIGNED",), 0.1),
+        (Result.NONE, "", (), 0.0),
+    ],
+)
+def test_signatures_have_the_names_that_spamassassin_gives_them(
+    result: Result, domain: str, rules: tuple[str, ...], score: float
+) -> None:
+    raw = b"From: a@far.example\r\nDate: x\r\nMessage-ID: <x@y>\r\nSubject: peas\r\n\r\nhi\r\n"
+    findings = (Finding("dkim", result, domain), Finding("dmarc", Result.NONE, "far.example"))
+    scanned = SimpleScanner().scan(raw, HeaderBlock.parse(raw), findings)
+    assert (scanned.rules, scanned.score) == (rules, score)

@@ -24,12 +24,28 @@ _SCORES: Final = {
     "SPF_FAIL": 2.0,
     "SPF_SOFTFAIL": 0.8,
     "DKIM_INVALID": 1.0,
+    "SPF_PASS": -0.1,
+    "DKIM_SIGNED": 0.1,
     "DKIM_VALID": -0.3,
+    "DKIM_VALID_AU": -0.1,
+    "DMARC_PASS": -0.2,
+    "DMARC_FAIL": 1.8,
     "MISSING_DATE": 1.2,
     "MISSING_MESSAGE_ID": 0.8,
     "MISSING_SUBJECT": 0.8,
     "AMBIGUOUS_HEADER": 2.5,
     "SUBJECT_ALL_CAPS": 0.7,
+}
+
+
+_RESULTS: Final = {
+    ("spf", Result.PASS): "SPF_PASS",
+    ("spf", Result.FAIL): "SPF_FAIL",
+    ("spf", Result.SOFTFAIL): "SPF_SOFTFAIL",
+    ("dkim", Result.PASS): "DKIM_VALID",
+    ("dkim", Result.FAIL): "DKIM_INVALID",
+    ("dmarc", Result.PASS): "DMARC_PASS",
+    ("dmarc", Result.FAIL): "DMARC_FAIL",
 }
 
 
@@ -87,19 +103,17 @@ def _of_header(header: HeaderBlock) -> list[str]:
 
 
 def _of_findings(findings: tuple[Finding, ...]) -> list[str]:
+    """Name the results as SpamAssassin does; a signature of the author's own domain is DKIM_VALID_AU."""
+    authors = {finding.domain for finding in findings if finding.method == "dmarc" and finding.domain}
     rules = []
     for finding in findings:
-        match finding.method, finding.result:
-            case "spf", Result.FAIL:
-                rules.append("SPF_FAIL")
-            case "spf", Result.SOFTFAIL:
-                rules.append("SPF_SOFTFAIL")
-            case "dkim", Result.PASS:
-                rules.append("DKIM_VALID")
-            case "dkim", Result.FAIL:
-                rules.append("DKIM_INVALID")
-            case _:
-                pass
+        if finding.method == "dkim" and finding.result is not Result.NONE:
+            rules.append("DKIM_SIGNED")
+        rule = _RESULTS.get((finding.method, finding.result))
+        if rule is not None:
+            rules.append(rule)
+        if rule == "DKIM_VALID" and finding.domain in authors:
+            rules.append("DKIM_VALID_AU")
     return list(dict.fromkeys(rules))
 
 

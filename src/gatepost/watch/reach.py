@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from typing import Final
@@ -73,6 +74,8 @@ async def way_out(resolver: Resolver, server: Server) -> AsyncIterator[Finding]:
         greeted = b""
     finally:
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
     if greeted.startswith(b"220"):
         yield ok("port 25", subject, "mail gets out")
     elif greeted:
