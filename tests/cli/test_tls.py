@@ -131,7 +131,7 @@ def test_a_policy_is_told_before_the_servers(
     async def document(self: Policies, domain: str) -> bytes:
         return Policy(Mode.ENFORCE, 86_400, ("*.far.example",)).document()
 
-    monkeypatch.setattr(Policies, "_document", document)
+    monkeypatch.setattr(Policies, "document", document)
     _, out = check("strict.example", capsys)
     assert out.startswith(
         "MTA-STS: strict.example has a policy, enforce: id 7, max_age 86400 s, mx *.far.example\n"
